@@ -1,0 +1,2 @@
+//! The `ifmesh` program.
+fn main() {}
