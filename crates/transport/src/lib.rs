@@ -1,1 +1,64 @@
-//! Placeholder.
+//! How messages travel.
+//!
+//! Two floors of the house live here. [`IfTransport`] is what a backend implements: it carries [`Envelope`]s and promises
+//! little. The session stands on any transport and makes the promises: signed, verified, exactly once, in order, with an
+//! honest outcome for each message. A router over several transports is itself an [`IfTransport`], so it fits between the two.
+
+mod clock;
+mod envelope;
+mod error;
+mod event;
+mod link;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
+use async_trait::async_trait;
+
+pub use clock::{Clock, SystemClock, VirtualClock};
+pub use envelope::{Envelope, Lane};
+pub use error::{CloseError, Closed, SendError};
+pub use event::{DownReason, TransportEvent};
+pub use link::{Capabilities, LinkState, LinkStatus, Path};
+
+/// One way to move envelopes between agents. A backend promises no more than its [`Capabilities`] say.
+///
+/// # For those who implement it
+/// - A link may lose, repeat, delay and reorder: the session above mends all of it. What a link may not do is hand over
+///   an envelope that was *changed* and call it intact where the medium could have told.
+/// - Bound every queue. [`Lane::Reliable`] presses back: `send` waits. [`Lane::BestEffort`] never waits: the oldest
+///   queued envelope gives way, and [`LinkStatus::dropped`] counts it.
+/// - Everything that a peer or a server can send you is hostile until the session has verified it. Never panic on it.
+/// - Own your tasks: after `close` no task, socket or timer of yours is left.
+/// - Run the [`conformance`](crate::conformance) suite (feature `conformance`).
+#[async_trait]
+pub trait IfTransport: Send + Sync + std::fmt::Debug {
+    /// Name in config, metrics and the witness log: `webrtc`, `dds`, `mem`.
+    fn name(&self) -> &str;
+
+    /// What this backend can do. Constant for the life of the transport.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Hands an envelope to the link. `Ok` is "accepted", never "delivered".
+    ///
+    /// On [`Lane::Reliable`] it waits while the link's bounded queue is full; on [`Lane::BestEffort`] it never waits.
+    /// Envelopes of one lane to one peer are accepted in the order of the calls.
+    ///
+    /// Cancel safe: an envelope whose `send` was dropped before it was ready was not accepted.
+    async fn send(&self, envelope: Envelope) -> Result<(), SendError>;
+
+    /// The next thing that happened: a frame, a link up, a link down.
+    ///
+    /// Events wait in a bounded queue; while it is full, frames of reliable lanes press back on the link. One caller at a
+    /// time: with two, each event goes to one of them. After `close` it hands out what is still queued, then [`Closed`].
+    ///
+    /// Cancel safe: no event is lost.
+    async fn recv(&self) -> Result<TransportEvent, Closed>;
+
+    /// Every known peer with the state of its link, sorted by peer.
+    fn links(&self) -> Vec<LinkStatus>;
+
+    /// Flushes what was accepted, as far as peers still take it within the backend's bound, tells the peers, frees sockets
+    /// and tasks. Idempotent: later calls return `Ok` at once or wait for the first.
+    async fn close(&self) -> Result<(), CloseError>;
+}

@@ -1,0 +1,68 @@
+use std::time::Duration;
+
+use ifmsg::AgentId;
+
+/// What a backend can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The largest frame that `send` accepts, in bytes. At least 65,536.
+    pub max_frame: usize,
+    /// Frames of the reliable lane to one peer arrive in the order they were accepted, while the link is up.
+    pub ordered: bool,
+    /// Frames of the reliable lane are not lost while the link is up.
+    pub reliable: bool,
+    /// `Destination::Everyone` is one send to all linked peers.
+    pub broadcast: bool,
+}
+
+/// The state of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinkState {
+    /// Being set up.
+    Connecting,
+    /// Envelopes are accepted.
+    Up,
+    /// No link; `send` says [`crate::SendError::NoLink`].
+    Down,
+}
+
+/// How a link reaches its peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Path {
+    /// Inside one process.
+    InProcess,
+    /// Straight to the peer.
+    Direct,
+    /// By way of a relay.
+    Relayed,
+}
+
+/// One peer as a transport sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkStatus {
+    /// The peer.
+    pub peer: AgentId,
+    /// Whether envelopes are accepted.
+    pub state: LinkState,
+    /// How the peer is reached, once that is known.
+    pub path: Option<Path>,
+    /// The last measured round trip, where the backend measures one.
+    pub round_trip: Option<Duration>,
+    /// Best-effort envelopes that gave way to newer ones, since the transport was made.
+    pub dropped: u64,
+}
+
+impl LinkStatus {
+    /// A link in this state, with nothing else known.
+    pub fn new(peer: AgentId, state: LinkState) -> Self {
+        Self {
+            peer,
+            state,
+            path: None,
+            round_trip: None,
+            dropped: 0,
+        }
+    }
+}
