@@ -1,0 +1,157 @@
+//! Flights: one signature over one or more messages, each of which stays provable alone.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    BadSignature, Header, Identity, MessageDigest, PublicKey, SUITE_ED25519_SHA256, SignatureBytes,
+    UnsignedMessage,
+    merkle::{self, Node},
+    message::Content,
+};
+
+/// Most messages under one signature.
+pub const MAX_FLIGHT: usize = 256;
+
+/// A flight has no message or more than [`MAX_FLIGHT`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a flight has 1 to {MAX_FLIGHT} messages")]
+pub struct FlightSize;
+
+/// Signs messages, all of them with one signature. A busy sender passes what has queued up, an idle one a single message.
+pub fn sign_flight(
+    identity: &Identity,
+    messages: Vec<UnsignedMessage>,
+) -> Result<Vec<SignedMessage>, FlightSize> {
+    if !(1..=MAX_FLIGHT).contains(&messages.len()) {
+        return Err(FlightSize);
+    }
+    let leaves: Arc<[MessageDigest]> = messages.iter().map(UnsignedMessage::digest).collect();
+    let signature = sign_root(identity, leaves.len(), &merkle::root(&leaves));
+    let sign = |(index, message): (usize, UnsignedMessage)| SignedMessage {
+        content: message.content,
+        key: *identity.public_key(),
+        proof: Proof {
+            signature,
+            index,
+            size: leaves.len(),
+            siblings: Siblings::Leaves(leaves.clone()),
+        },
+    };
+    Ok(messages.into_iter().enumerate().map(sign).collect())
+}
+
+/// A message with the signature of its source's key. Cheap to clone.
+#[derive(Clone)]
+pub struct SignedMessage {
+    pub(crate) content: Arc<Content>,
+    pub(crate) key: PublicKey,
+    pub(crate) proof: Proof,
+}
+
+impl SignedMessage {
+    /// Signs a message alone.
+    pub fn sign(identity: &Identity, message: UnsignedMessage) -> Self {
+        let signature = sign_root(identity, 1, message.digest().as_bytes());
+        Self {
+            content: message.content,
+            key: *identity.public_key(),
+            proof: Proof::alone(signature),
+        }
+    }
+
+    /// Everything but the payload.
+    pub fn header(&self) -> &Header {
+        &self.content.header
+    }
+
+    /// The canonical bytes of the payload, a JSON object.
+    pub fn payload_bytes(&self) -> &[u8] {
+        self.content.payload()
+    }
+
+    /// The canonical bytes that are signed: the message without its signature.
+    pub fn body(&self) -> &Bytes {
+        &self.content.body
+    }
+
+    /// The message's digest.
+    pub fn digest(&self) -> MessageDigest {
+        self.content.digest
+    }
+
+    /// The key that signed it.
+    pub fn key(&self) -> &PublicKey {
+        &self.key
+    }
+}
+
+impl fmt::Debug for SignedMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignedMessage")
+            .field("header", &self.content.header)
+            .field("key", &self.key.id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What ties one message to the signature of its flight.
+#[derive(Debug, Clone)]
+pub(crate) struct Proof {
+    pub(crate) signature: SignatureBytes,
+    pub(crate) index: usize,
+    pub(crate) size: usize,
+    pub(crate) siblings: Siblings,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Siblings {
+    /// The whole flight is at hand, and its messages share this list.
+    Leaves(Arc<[MessageDigest]>),
+    /// Only this message's path is.
+    Path(Arc<[Node]>),
+}
+
+impl Proof {
+    pub(crate) fn alone(signature: SignatureBytes) -> Self {
+        Self {
+            signature,
+            index: 0,
+            size: 1,
+            siblings: Siblings::Path(Arc::new([])),
+        }
+    }
+
+    pub(crate) fn path(&self) -> Vec<Node> {
+        match &self.siblings {
+            Siblings::Leaves(leaves) => merkle::path(self.index, leaves),
+            Siblings::Path(path) => path.to_vec(),
+        }
+    }
+}
+
+fn sign_root(identity: &Identity, size: usize, root: &Node) -> SignatureBytes {
+    identity.sign(&signed_bytes(identity.public_key(), size, root))
+}
+
+pub(crate) fn verify_root(
+    key: &PublicKey,
+    size: usize,
+    root: &Node,
+    signature: &SignatureBytes,
+) -> Result<(), BadSignature> {
+    key.verify_strict(&signed_bytes(key, size, root), signature)
+}
+
+/// `S = "IFMESH-SIG\0" || 0x01 || key_id[8] || n: u32 BE || root[32]`
+fn signed_bytes(key: &PublicKey, size: usize, root: &Node) -> [u8; 56] {
+    let mut bytes = [0; 56];
+    bytes[..11].copy_from_slice(b"IFMESH-SIG\0");
+    bytes[11] = SUITE_ED25519_SHA256;
+    bytes[12..20].copy_from_slice(key.id().as_bytes());
+    // At most MAX_FLIGHT on both paths, so nothing is cut off.
+    bytes[20..24].copy_from_slice(&(size as u32).to_be_bytes());
+    bytes[24..].copy_from_slice(root);
+    bytes
+}
