@@ -1,0 +1,532 @@
+//! One socket, from the handshake to its end.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{
+    SinkExt as _, StreamExt as _,
+    stream::{SplitSink, SplitStream},
+};
+use ifmsg::AgentId;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at},
+};
+use tokio_tungstenite::{
+    WebSocketStream, accept_async_with_config,
+    tungstenite::{
+        Error as WsError, Message, Utf8Bytes,
+        protocol::{CloseFrame, WebSocketConfig},
+    },
+};
+
+use super::{
+    Shared,
+    bucket::TokenBucket,
+    close_code,
+    config::RegistrationMode,
+    metrics::add,
+    outbox::{Inbox, Outbox, outbox},
+    registry::{Denied, ProvenKey},
+};
+use crate::{
+    flag::set,
+    protocol::{ClientFrame, ErrorCode, FrameError, FrameLimits, Nonce, ServerFrame},
+    statement::registration_statement,
+};
+
+type Socket = WebSocketStream<TcpStream>;
+
+/// Why a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The client closed, or its socket broke.
+    Lost,
+    /// The server shuts down.
+    ShuttingDown,
+    /// The agent came back with another socket.
+    Replaced,
+    /// The registration was refused; an error frame said why.
+    Refused,
+    /// No registration in time.
+    RegistrationTimeout,
+    /// Nothing was heard in time.
+    Idle,
+    /// The client does not read.
+    TooSlow,
+    /// Too many refused frames.
+    Violations,
+    /// A frame over the limit.
+    TooLarge,
+}
+
+impl Ending {
+    fn close_frame(self) -> Option<CloseFrame> {
+        let (code, reason) = match self {
+            Self::Lost => return None,
+            Self::ShuttingDown => (close_code::GOING_AWAY, "the server is shutting down"),
+            Self::Replaced => (close_code::REPLACED, "this agent registered with another socket"),
+            Self::Refused => (close_code::REFUSED, "registration refused"),
+            Self::RegistrationTimeout => (close_code::REGISTRATION_TIMEOUT, "no registration in time"),
+            Self::Idle => (close_code::IDLE, "nothing was heard in time"),
+            Self::TooSlow => (close_code::TOO_SLOW, "frames are not read fast enough"),
+            Self::Violations => (close_code::POLICY, "too many refused frames"),
+            Self::TooLarge => (close_code::TOO_LARGE, "frame too large"),
+        };
+        Some(CloseFrame {
+            code: code.into(),
+            reason: Utf8Bytes::from_static(reason),
+        })
+    }
+}
+
+/// Serves one socket until it ends. Reading and writing wait for each other nowhere, so two clients that both read slowly
+/// cannot hold each other up.
+pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
+    let limits = &shared.config.limits;
+    let deadline = Instant::now() + limits.registration_timeout;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(8 * 1024)
+        .write_buffer_size(16 * 1024)
+        .max_write_buffer_size(usize::MAX)
+        .max_message_size(Some(limits.max_frame_bytes))
+        .max_frame_size(Some(limits.max_frame_bytes));
+    let socket = tokio::select! {
+        () = set(&mut stopping) => return,
+        accepted = timeout_at(deadline, accept_async_with_config(stream, Some(config))) => match accepted {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "websocket handshake failed");
+                return add(&shared.counters.handshakes_failed);
+            }
+            Err(_) => return add(&shared.counters.registration_timeouts),
+        },
+    };
+    let (mut sink, mut source) = socket.split();
+    let (heard, heard_by_others) = watch::channel(Instant::now());
+    let (outbox, mut inbox) = outbox(limits.queue_frames, limits.queue_bytes, heard_by_others);
+    let mut session = Session::new(Arc::clone(&shared), outbox.clone());
+
+    let ending = tokio::select! {
+        () = set(&mut stopping) => Ending::ShuttingDown,
+        ending = outbox.ended() => ending,
+        ending = read(&mut source, &mut session, &heard, deadline) => ending,
+        ending = write(&mut sink, &mut inbox, limits.ping_interval, limits.idle_timeout) => ending,
+        ending = watch_idle(heard.subscribe(), limits.idle_timeout) => ending,
+    };
+    session.end(ending);
+    // Whoever waits for a sign of life learns that none will come.
+    drop(heard);
+
+    if let Some(frame) = ending.close_frame() {
+        let _ = timeout(limits.close_timeout, close(sink, source, inbox, frame, ending)).await;
+    }
+}
+
+async fn read(
+    source: &mut SplitStream<Socket>,
+    session: &mut Session,
+    heard: &watch::Sender<Instant>,
+    deadline: Instant,
+) -> Ending {
+    let shared = Arc::clone(&session.shared);
+    let limits = &shared.config.limits;
+    let mut bucket = TokenBucket::new(limits.frames_per_second, limits.frame_burst, Instant::now());
+    loop {
+        let message = if session.is_registered() {
+            source.next().await
+        } else {
+            match timeout_at(deadline, source.next()).await {
+                Ok(message) => message,
+                Err(_) => return Ending::RegistrationTimeout,
+            }
+        };
+        let message = match message {
+            Some(Ok(message)) => message,
+            Some(Err(WsError::Capacity(_))) => return Ending::TooLarge,
+            Some(Err(_)) | None => return Ending::Lost,
+        };
+        heard.send_replace(Instant::now());
+        add(&shared.counters.frames_received);
+        if let Some(ready) = bucket.take(Instant::now()) {
+            add(&shared.counters.frames_throttled);
+            sleep_until(ready).await;
+        }
+        let outcome = match message {
+            Message::Text(text) => {
+                if session.is_registered() {
+                    session.on_text(text).await
+                } else {
+                    match timeout_at(deadline, session.on_text(text)).await {
+                        Ok(outcome) => outcome,
+                        Err(_) => Err(Ending::RegistrationTimeout),
+                    }
+                }
+            }
+            Message::Binary(_) => session.on_binary(),
+            Message::Close(_) => Err(Ending::Lost),
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
+        };
+        if let Err(ending) = outcome {
+            return ending;
+        }
+    }
+}
+
+async fn write(
+    sink: &mut SplitSink<Socket, Message>,
+    inbox: &mut Inbox,
+    ping_interval: Duration,
+    stall: Duration,
+) -> Ending {
+    let probe = Arc::clone(&inbox.probe);
+    let mut ping = interval_at(Instant::now() + ping_interval, ping_interval);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let message = tokio::select! {
+            frame = inbox.next() => match frame {
+                Some(frame) => Message::Text(frame),
+                None => return Ending::Lost,
+            },
+            _ = ping.tick() => Message::Ping(Default::default()),
+            () = probe.notified() => Message::Ping(Default::default()),
+        };
+        match timeout(stall, sink.send(message)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Ending::Lost,
+            Err(_) => return Ending::TooSlow,
+        }
+    }
+}
+
+async fn watch_idle(heard: watch::Receiver<Instant>, idle: Duration) -> Ending {
+    loop {
+        let deadline = *heard.borrow() + idle;
+        if deadline <= Instant::now() {
+            return Ending::Idle;
+        }
+        sleep_until(deadline).await;
+    }
+}
+
+/// Says goodbye, with what was still queued if the client reads at all, and waits for the client to have read it.
+///
+/// RFC 6455, 7.1.1: "the server MUST close the WebSocket Connection" first; and what a socket has not read when it is
+/// closed turns into a TCP reset, which takes the close frame away from the client. So: write, shut down, read to the end.
+async fn close(
+    mut sink: SplitSink<Socket, Message>,
+    source: SplitStream<Socket>,
+    mut inbox: Inbox,
+    frame: CloseFrame,
+    ending: Ending,
+) {
+    if !matches!(ending, Ending::TooSlow | Ending::Idle) {
+        while let Some(frame) = inbox.try_next() {
+            if sink.feed(Message::Text(frame)).await.is_err() {
+                return;
+            }
+        }
+    }
+    if sink.send(Message::Close(Some(frame))).await.is_err() {
+        return;
+    }
+    let Ok(socket) = sink.reunite(source) else {
+        return;
+    };
+    let mut stream = socket.into_inner();
+    if stream.shutdown().await.is_ok() {
+        let mut discarded = [0; 4096];
+        while matches!(stream.read(&mut discarded).await, Ok(1..)) {}
+    }
+}
+
+/// What a socket is to the server.
+#[derive(Debug)]
+enum State {
+    New,
+    Challenged {
+        agent_id: AgentId,
+        claimed: ProvenKey,
+        nonce: Nonce,
+    },
+    Registered {
+        agent_id: AgentId,
+        place: u64,
+        proven: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Session {
+    shared: Arc<Shared>,
+    outbox: Outbox,
+    state: State,
+    violations: u32,
+}
+
+impl Session {
+    fn new(shared: Arc<Shared>, outbox: Outbox) -> Self {
+        Self {
+            shared,
+            outbox,
+            state: State::New,
+            violations: 0,
+        }
+    }
+
+    fn is_registered(&self) -> bool {
+        matches!(self.state, State::Registered { .. })
+    }
+
+    async fn on_text(&mut self, text: Utf8Bytes) -> Result<(), Ending> {
+        let limits = FrameLimits {
+            max_bytes: self.shared.config.limits.max_frame_bytes,
+            max_agents: 0,
+        };
+        match ClientFrame::parse(&text, &limits) {
+            Ok(ClientFrame::Register {
+                agent_id,
+                public_key,
+                epoch,
+            }) => match (public_key, epoch) {
+                (Some(key), Some(epoch)) => self.on_register(agent_id, Some(ProvenKey { key, epoch })).await,
+                (None, None) => self.on_register(agent_id, None).await,
+                _ => self.violation(
+                    ErrorCode::Malformed,
+                    "Error: public_key and epoch come together or not at all",
+                ),
+            },
+            Ok(ClientFrame::Proof { signature }) => match std::mem::replace(&mut self.state, State::New) {
+                State::Challenged {
+                    agent_id,
+                    claimed,
+                    nonce,
+                } => {
+                    let statement = registration_statement(
+                        &self.shared.config.server_id,
+                        &nonce,
+                        &agent_id,
+                        claimed.epoch,
+                        &claimed.key,
+                    );
+                    if claimed.key.verify_statement(&statement, &signature).is_err() {
+                        return self.refuse(&agent_id, ErrorCode::BadProof);
+                    }
+                    self.register(agent_id, Some(claimed)).await
+                }
+                other => {
+                    self.state = other;
+                    self.violation(ErrorCode::UnexpectedProof, "Error: a proof needs a challenge")
+                }
+            },
+            Ok(frame) => self.on_relay(&frame, text),
+            Err(FrameError::UnknownType) => {
+                add(&self.shared.counters.frames_malformed);
+                self.violation(ErrorCode::UnknownType, "Error: unknown message type")
+            }
+            Err(error) => {
+                add(&self.shared.counters.frames_malformed);
+                self.violation(ErrorCode::Malformed, &format!("Error: {error}"))
+            }
+        }
+    }
+
+    fn on_binary(&mut self) -> Result<(), Ending> {
+        add(&self.shared.counters.frames_malformed);
+        self.violation(
+            ErrorCode::BinaryFrame,
+            "Error: binary frames are not understood, send JSON in a text frame",
+        )
+    }
+
+    async fn on_register(&mut self, agent_id: AgentId, key: Option<ProvenKey>) -> Result<(), Ending> {
+        match &self.state {
+            State::New => {}
+            // Harmless, and the original allowed it: the answer is the same as before.
+            State::Registered {
+                agent_id: own,
+                proven: false,
+                ..
+            } if *own == agent_id && key.is_none() => {
+                let again = self.shared.registry().registered(&agent_id, None);
+                self.outbox.push(again.into());
+                return Ok(());
+            }
+            _ => {
+                return self.violation(
+                    ErrorCode::AlreadyRegistered,
+                    "Error: this socket has a name already, or is about to get one",
+                );
+            }
+        }
+        let config = &self.shared.config;
+        if let Some(allow) = &config.allow {
+            let keys = allow.get(&agent_id);
+            let allowed = key.is_some_and(|claimed| keys.is_some_and(|keys| keys.contains(&claimed.key)));
+            if !allowed {
+                return self.refuse(&agent_id, ErrorCode::NotAllowed);
+            }
+        }
+        match key {
+            Some(claimed) => {
+                let nonce = self.shared.nonce();
+                let challenge = ServerFrame::Challenge {
+                    nonce,
+                    server_id: config.server_id.clone(),
+                };
+                self.outbox.push(challenge.to_text().into());
+                self.state = State::Challenged {
+                    agent_id,
+                    claimed,
+                    nonce,
+                };
+                Ok(())
+            }
+            None if config.mode == RegistrationMode::Open => self.register(agent_id, None).await,
+            None => self.refuse(&agent_id, ErrorCode::KeyRequired),
+        }
+    }
+
+    async fn register(&mut self, agent_id: AgentId, key: Option<ProvenKey>) -> Result<(), Ending> {
+        let mut denied = match self.try_register(&agent_id, key) {
+            Ok(()) => return Ok(()),
+            Err(denied) => denied,
+        };
+        // Two clients without keys: nothing tells them apart but whether the first one still lives.
+        if let Denied::Held { place, outbox } = denied {
+            match timeout(self.shared.config.limits.probe_timeout, outbox.is_alive()).await {
+                Ok(true) => return self.refuse(&agent_id, ErrorCode::IdTaken),
+                Ok(false) | Err(_) => {
+                    self.shared
+                        .registry()
+                        .evict(&agent_id, place, Ending::Idle, Instant::now());
+                }
+            }
+            match self.try_register(&agent_id, key) {
+                Ok(()) => return Ok(()),
+                Err(again) => denied = again,
+            }
+        }
+        match denied {
+            Denied::Final(code) => self.refuse(&agent_id, code),
+            Denied::Held { .. } => self.refuse(&agent_id, ErrorCode::IdTaken),
+        }
+    }
+
+    fn try_register(&mut self, agent_id: &AgentId, key: Option<ProvenKey>) -> Result<(), Denied> {
+        let place = self.shared.registry().register(
+            agent_id,
+            key,
+            &self.shared.config.server_id,
+            &self.outbox,
+            Instant::now(),
+        )?;
+        tracing::info!(%agent_id, proven = key.is_some(), "agent registered");
+        self.state = State::Registered {
+            agent_id: agent_id.clone(),
+            place,
+            proven: key.is_some(),
+        };
+        Ok(())
+    }
+
+    fn on_relay(&mut self, frame: &ClientFrame, text: Utf8Bytes) -> Result<(), Ending> {
+        let Some((from, to)) = frame.route() else {
+            return Ok(());
+        };
+        match &self.state {
+            State::Registered { agent_id, .. } if agent_id == from => {}
+            State::Registered { .. } => {
+                add(&self.shared.counters.from_mismatches);
+                return self.violation(
+                    ErrorCode::FromMismatch,
+                    "Error: from is not the name this socket is registered with",
+                );
+            }
+            State::New | State::Challenged { .. } => {
+                return self.violation(ErrorCode::NotRegistered, "Error: register first");
+            }
+        }
+        // The text as it came: members that this version does not know reach the other side.
+        let relayed = self.shared.registry().relay(to, text);
+        let counters = &self.shared.counters;
+        if relayed {
+            add(&counters.frames_relayed);
+        } else if matches!(frame, ClientFrame::IceCandidate(_)) {
+            add(&counters.candidates_dropped);
+        } else {
+            add(&counters.agents_not_found);
+            self.error(
+                ErrorCode::AgentNotFound,
+                format!("Error: Agent {to} not found"),
+                Some(to.clone()),
+            );
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, agent_id: &AgentId, code: ErrorCode) -> Result<(), Ending> {
+        add(&self.shared.counters.registrations_refused);
+        tracing::info!(%agent_id, ?code, "registration refused");
+        let why = match code {
+            ErrorCode::IdTaken => "belongs to another client",
+            ErrorCode::StaleEpoch => "is registered with a higher epoch",
+            ErrorCode::BadProof => "was claimed with a proof that does not verify",
+            ErrorCode::KeyRequired => "needs public_key and epoch at this server",
+            ErrorCode::NotAllowed => "is not allowed to this client",
+            ErrorCode::ServerFull => "cannot be registered, the server is full: try later",
+            _ => "was refused",
+        };
+        self.error(
+            code,
+            format!("Error: Agent {agent_id} {why}"),
+            Some(agent_id.clone()),
+        );
+        Err(Ending::Refused)
+    }
+
+    fn violation(&mut self, code: ErrorCode, message: &str) -> Result<(), Ending> {
+        self.violations += 1;
+        self.error(code, message.to_owned(), None);
+        if self.violations >= self.shared.config.limits.max_violations {
+            return Err(Ending::Violations);
+        }
+        Ok(())
+    }
+
+    fn error(&self, code: ErrorCode, message: String, agent_id: Option<AgentId>) {
+        let original = matches!(self.state, State::Registered { proven: false, .. });
+        let frame = ServerFrame::Error {
+            message,
+            code: (!original).then_some(code),
+            agent_id: if original { None } else { agent_id },
+        };
+        self.outbox.push(frame.to_text().into());
+    }
+
+    fn end(&mut self, ending: Ending) {
+        let counters = &self.shared.counters;
+        match ending {
+            Ending::RegistrationTimeout => add(&counters.registration_timeouts),
+            Ending::Idle => add(&counters.idle_timeouts),
+            Ending::TooSlow => add(&counters.slow_clients),
+            Ending::Violations => add(&counters.violators_closed),
+            Ending::TooLarge => add(&counters.frames_oversize),
+            Ending::Lost | Ending::ShuttingDown | Ending::Replaced | Ending::Refused => {}
+        }
+        if let State::Registered { agent_id, place, .. } = &self.state {
+            tracing::info!(%agent_id, ?ending, "agent left");
+            self.shared.registry().leave(agent_id, *place, Instant::now());
+        }
+    }
+}
+
+/// A connection whose task is aborted leaves no name behind.
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let State::Registered { agent_id, place, .. } = &self.state {
+            self.shared.registry().leave(agent_id, *place, Instant::now());
+        }
+    }
+}

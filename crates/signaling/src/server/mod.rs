@@ -1,0 +1,216 @@
+//! The server: takes agents in, tells them of each other, relays.
+
+mod bucket;
+mod config;
+mod connection;
+mod metrics;
+mod outbox;
+mod registry;
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rand_core::CryptoRng;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+
+pub use self::{
+    config::{RegistrationMode, ServerConfig, ServerLimits},
+    metrics::ServerMetrics,
+};
+use self::{
+    metrics::{Counters, add, subtract},
+    registry::Registry,
+};
+use crate::{flag::set, protocol::Nonce};
+
+/// WebSocket close codes that a server sends (RFC 6455, 7.4; 4000 and above are ours).
+pub mod close_code {
+    /// The server shuts down. Reconnect, here or elsewhere.
+    pub const GOING_AWAY: u16 = 1001;
+    /// Too many refused frames. A bug in the client.
+    pub const POLICY: u16 = 1008;
+    /// A frame over the size limit. A bug in the client.
+    pub const TOO_LARGE: u16 = 1009;
+    /// The registration was refused; the error frame before says why.
+    pub const REFUSED: u16 = 4000;
+    /// The same agent registered with another socket. Do not reconnect: two of you would take turns.
+    pub const REPLACED: u16 = 4001;
+    /// No registration in time.
+    pub const REGISTRATION_TIMEOUT: u16 = 4002;
+    /// Nothing was heard in time. Reconnect.
+    pub const IDLE: u16 = 4003;
+    /// The client does not read fast enough. Reconnect.
+    pub const TOO_SLOW: u16 = 4008;
+}
+
+/// A running signaling server. Runs until [`shutdown`](Self::shutdown) or until dropped; then all its tasks end.
+///
+/// A WebSocket on any path is served. Plain `ws://`: put a TLS proxy before it on an untrusted network; what is at stake
+/// there is who talks to whom and whether they can, never what they say.
+pub struct Server {
+    local_addr: SocketAddr,
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {listen}: {source}")]
+pub struct BindError {
+    /// Where.
+    pub listen: SocketAddr,
+    /// What the operating system says.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Server {
+    /// Listens, and serves from now on. `random` makes the challenges; it must be a cryptographic source.
+    pub async fn bind(
+        config: ServerConfig,
+        random: impl CryptoRng + Send + 'static,
+    ) -> Result<Self, BindError> {
+        let listen = config.listen;
+        let failed = |source| BindError { listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let local_addr = listener.local_addr().map_err(failed)?;
+        let counters = Arc::new(Counters::default());
+        let limits = &config.limits;
+        let registry = Registry::new(
+            limits.max_agents,
+            limits.key_memory,
+            limits.max_remembered_keys,
+            Arc::clone(&counters),
+        );
+        let shared = Arc::new(Shared {
+            config,
+            registry: Mutex::new(registry),
+            random: Mutex::new(Box::new(random)),
+            counters,
+        });
+        let (stop, stopping) = watch::channel(false);
+        let task = tokio::spawn(accept(listener, Arc::clone(&shared), stopping));
+        Ok(Self {
+            local_addr,
+            shared,
+            stop,
+            task,
+        })
+    }
+
+    /// Stops: no new connections, every client gets a close frame with 1001, and after at most twice the close timeout every
+    /// socket is closed.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        // The task ends by itself, in bounded time; it never panics, and if it did there would be nothing left to stop.
+        let _ = (&mut self.task).await;
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// What happened so far.
+    pub fn metrics(&self) -> ServerMetrics {
+        self.shared.counters.snapshot()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Takes the set of connection tasks along.
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("local_addr", &self.local_addr)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What all connections share. Locks are held for moments, never across an await.
+struct Shared {
+    config: ServerConfig,
+    registry: Mutex<Registry>,
+    random: Mutex<Box<dyn CryptoRng + Send>>,
+    counters: Arc<Counters>,
+}
+
+impl Shared {
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn nonce(&self) -> Nonce {
+        let mut bytes = [0; 32];
+        self.random
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .fill_bytes(&mut bytes);
+        Nonce::from_bytes(bytes)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
+    let limits = shared.config.limits;
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            () = set(&mut stopping) => break,
+            Some(_) = connections.join_next() => {
+                subtract(&shared.counters.connections);
+                continue;
+            }
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, or the peer went away between SYN and accept.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        if connections.len() >= limits.max_connections {
+            add(&shared.counters.connections_refused);
+            turn_away(&stream);
+            continue;
+        }
+        add(&shared.counters.connections_accepted);
+        add(&shared.counters.connections);
+        // Small frames, each of which somebody waits for.
+        let _ = stream.set_nodelay(true);
+        connections.spawn(connection::serve(stream, Arc::clone(&shared), stopping.clone()));
+    }
+    drop(listener);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if timeout(limits.close_timeout * 2, all).await.is_err() {
+        connections.shutdown().await;
+    }
+}
+
+/// Best effort: a fresh socket has room for this.
+fn turn_away(stream: &TcpStream) {
+    let _ = stream
+        .try_write(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+}
