@@ -106,6 +106,8 @@ struct Link {
     wire: Option<u64>,
     /// Reliable frames that wait for a partition to end.
     held: BTreeSet<u64>,
+    /// Room that a reliable link does not get back from a dead peer, until the first notices that it is dead.
+    stranded: Vec<Charge>,
     /// When the last frame of an ordered lane arrives.
     last_arrival: Duration,
     last_latency: Option<Duration>,
@@ -135,7 +137,7 @@ struct Flight {
     generation: u64,
     is_copy: bool,
     place: Place,
-    _charge: Option<Charge>,
+    charge: Option<Charge>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -438,7 +440,7 @@ impl Network {
             generation,
             is_copy: false,
             place: Place::Queue,
-            _charge: charge,
+            charge,
         });
         if let Some(link) = self.links.get_mut(&(from, to)) {
             link.queue.insert(flight);
@@ -680,7 +682,7 @@ impl Network {
                 frame: flight.frame.clone(),
                 is_copy: true,
                 place: Place::Queue,
-                _charge: flight._charge.clone(),
+                charge: flight.charge.clone(),
                 ..*flight
             };
             let copy = self.launch(copy);
@@ -774,13 +776,21 @@ impl Network {
     }
 
     fn drop_flight(&mut self, id: u64, why: &str) {
-        if let Some(flight) = self.forget(id) {
-            self.write_pair(
-                "dropped",
-                flight.from,
-                flight.to,
-                format_args!(" #{} {why}", flight.number),
-            );
+        let Some(flight) = self.forget(id) else {
+            return;
+        };
+        let (from, to) = (flight.from, flight.to);
+        self.write_pair("dropped", from, to, format_args!(" #{} {why}", flight.number));
+        let same_link = self
+            .pair(from, to)
+            .is_some_and(|pair| pair.generation == flight.generation);
+        if self.config.capabilities.reliable
+            && same_link
+            && let Some(charge) = flight.charge
+            && let Some(link) = self.links.get_mut(&(from, to))
+            && link.gate.is_some()
+        {
+            link.stranded.push(charge);
         }
     }
 
@@ -931,6 +941,7 @@ impl Network {
         let was_open = link.gate.take().is_some();
         let detect = link.detect.take();
         let held = std::mem::take(&mut link.held);
+        link.stranded.clear();
         if let Some(moment) = detect {
             self.agenda.remove(&moment);
         }
@@ -944,6 +955,7 @@ impl Network {
         for peer in 0..self.agents.len() {
             if let Some(link) = self.links.get_mut(&(node, peer)) {
                 link.gate = None;
+                link.stranded.clear();
                 if let Some(moment) = link.detect.take() {
                     self.agenda.remove(&moment);
                 }
@@ -1158,6 +1170,7 @@ impl Link {
             queue: BTreeSet::new(),
             wire: None,
             held: BTreeSet::new(),
+            stranded: Vec::new(),
             last_arrival: Duration::ZERO,
             last_latency: None,
             best_effort: BTreeSet::new(),
