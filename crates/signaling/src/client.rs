@@ -532,11 +532,12 @@ impl Driver {
                     if let Some(server_id) = &server_id {
                         self.check_server(url, server_id)?;
                     }
-                    let agents = if agents.is_empty() {
+                    let mut agents: Vec<_> = if agents.is_empty() {
                         connected_agents.into_iter().map(AgentInfo::unproven).collect()
                     } else {
                         agents
                     };
+                    agents.retain(|agent| agent.agent_id != self.config.agent_id);
                     let event = Event::Registered {
                         url: url.to_owned(),
                         server_id,
@@ -638,17 +639,10 @@ impl Driver {
     }
 
     fn event(&self, text: &str) -> Option<Event> {
-        let frame = match self.parse(text)?.into_signal() {
-            Ok((from, to, signal)) => {
-                if to != self.config.agent_id || from == self.config.agent_id {
-                    self.ignore("signal that is not for this agent");
-                    return None;
-                }
-                return Some(Event::Signal { from, signal });
-            }
-            Err(frame) => frame,
-        };
-        match frame {
+        match self.parse(text)? {
+            ServerFrame::Offer(frame) => self.signal(frame.into_signal()),
+            ServerFrame::Answer(frame) => self.signal(frame.into_signal()),
+            ServerFrame::IceCandidate(frame) => self.signal(frame.into_signal()),
             ServerFrame::AgentJoined(agent) if agent.agent_id != self.config.agent_id => {
                 Some(Event::Joined(agent))
             }
@@ -669,6 +663,14 @@ impl Driver {
                 None
             }
         }
+    }
+
+    fn signal(&self, (from, to, signal): (AgentId, AgentId, Signal)) -> Option<Event> {
+        if to != self.config.agent_id || from == self.config.agent_id {
+            self.ignore("signal that is not for this agent");
+            return None;
+        }
+        Some(Event::Signal { from, signal })
     }
 
     fn parse(&self, text: &str) -> Option<ServerFrame> {

@@ -8,6 +8,37 @@
 //! - [`sign_description`], [`verify_description`], [`registration_statement`]: what is signed, byte for byte.
 //! - [`Server`]: relays, proves who registers, bounds everything a client can fill.
 //! - [`Client`]: registers, reconnects, hands out [`Event`]s.
+//!
+//! ```
+//! use ifmesh_signaling::{Client, ClientConfig, Event, Server, ServerConfig, Signal};
+//! use ifmsg::{AgentId, Identity};
+//! # use rand::SeedableRng;
+//! # fn random() -> rand::rngs::StdRng { rand::rngs::StdRng::from_seed([1; 32]) }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::bind(
+//!     ServerConfig::new("127.0.0.1:0".parse()?, AgentId::new("signaling-1")?),
+//!     random(),
+//! )
+//! .await?;
+//!
+//! let urls = [format!("ws://{}", server.local_addr())];
+//! let (a, b) = (AgentId::new("agent-a")?, AgentId::new("agent-b")?);
+//! let mut alice = Client::connect(ClientConfig::new(&urls, a, Identity::generate(&mut random()), 1), random())?;
+//! let Some(Event::Registered { agents, .. }) = alice.recv().await else { panic!() };
+//! assert!(agents.is_empty());
+//!
+//! let bob = Client::connect(ClientConfig::new(&urls, b.clone(), Identity::generate(&mut random()), 1), random())?;
+//! let Some(Event::Joined(agent)) = alice.recv().await else { panic!() };
+//! alice.send(agent.agent_id, Signal::Candidate(Default::default())).await?;
+//!
+//! bob.close().await;
+//! assert_eq!(alice.recv().await, Some(Event::Left(b)));
+//! server.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
 
 mod client;
 mod flag;

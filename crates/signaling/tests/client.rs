@@ -2,6 +2,8 @@
 //!
 //! Falsified if it stays away after a restart, hammers a server that refused it, or ends because of what a server sent.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::time::Duration;
@@ -327,6 +329,7 @@ async fn what_waited_too_long_is_dropped_and_counted() {
     a.send(id("b"), offer("old")).await.unwrap();
     let mut socket = stage.accept().await;
     let _register = socket.next().await;
+    // The time is the subject: the signal has to grow old.
     tokio::time::sleep(Duration::from_millis(60)).await;
     say(
         &mut socket,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+const BYTES_PER_TOKEN: usize = 4096;
+
 /// Tokens that come back at a steady rate, up to a burst. Kept as one instant: when the bucket will be full again.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
@@ -22,9 +24,13 @@ impl TokenBucket {
         }
     }
 
-    /// Takes a token. If there was none: when there will have been one.
-    pub(super) fn take(&mut self, now: Instant) -> Option<Instant> {
-        self.full_at = self.full_at.max(now) + self.per_token;
+    /// Takes what a frame of `len` bytes costs: a token for every 4 KiB begun. If there was too little: when there will have
+    /// been enough.
+    pub(super) fn take(&mut self, len: usize, now: Instant) -> Option<Instant> {
+        let tokens = u32::try_from(len / BYTES_PER_TOKEN)
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
+        self.full_at = self.full_at.max(now) + self.per_token * tokens;
         let ready = self.full_at - self.capacity;
         (ready > now).then_some(ready)
     }
@@ -39,15 +45,19 @@ mod tests {
         let start = Instant::now() + Duration::from_secs(100);
         let mut bucket = TokenBucket::new(10, 3, start);
         for _ in 0..3 {
-            assert_eq!(bucket.take(start), None);
+            assert_eq!(bucket.take(1, start), None);
         }
-        assert_eq!(bucket.take(start), Some(start + Duration::from_millis(100)));
-        assert_eq!(bucket.take(start), Some(start + Duration::from_millis(200)));
+        assert_eq!(bucket.take(1, start), Some(start + Duration::from_millis(100)));
+        assert_eq!(bucket.take(1, start), Some(start + Duration::from_millis(200)));
         // Idle time fills it up to the burst and no further.
         let later = start + Duration::from_secs(60);
         for _ in 0..3 {
-            assert_eq!(bucket.take(later), None);
+            assert_eq!(bucket.take(1, later), None);
         }
-        assert!(bucket.take(later).is_some());
+        assert!(bucket.take(1, later).is_some());
+        // Three tokens at once.
+        let later = later + Duration::from_secs(60);
+        assert_eq!(bucket.take(2 * BYTES_PER_TOKEN, later), None);
+        assert_eq!(bucket.take(0, later), Some(later + Duration::from_millis(100)));
     }
 }

@@ -64,10 +64,10 @@ impl ServerConfig {
 pub struct ServerLimits {
     /// Bytes in a frame: 256 KiB. A longer one closes the connection with 1009.
     pub max_frame_bytes: usize,
-    /// Frames read per second from one connection, control frames included: 200. Beyond it the connection is read more slowly;
-    /// nothing is lost, and TCP makes the sender wait.
+    /// Frames read per second from one connection, control frames included: 500. A frame counts once for every 4 KiB that it
+    /// begins. Beyond it the connection is read more slowly; nothing is lost, and TCP makes the sender wait.
     pub frames_per_second: u32,
-    /// Frames that a connection may send at once before it is slowed down: 1,000.
+    /// Frames that a connection may send at once before it is slowed down: 2,000.
     pub frame_burst: u32,
     /// Refused frames (malformed, spoofed, binary) before the connection is closed with 1008: 16.
     pub max_violations: u32,
@@ -99,8 +99,8 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             max_frame_bytes: 256 * 1024,
-            frames_per_second: 200,
-            frame_burst: 1_000,
+            frames_per_second: 500,
+            frame_burst: 2_000,
             max_violations: 16,
             max_connections: 2_048,
             max_agents: 1_024,

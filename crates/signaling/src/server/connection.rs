@@ -137,6 +137,10 @@ async fn read(
         let message = if session.is_registered() {
             source.next().await
         } else {
+            // A timeout alone never fires over a socket that always has something to read.
+            if deadline <= Instant::now() {
+                return Ending::RegistrationTimeout;
+            }
             match timeout_at(deadline, source.next()).await {
                 Ok(message) => message,
                 Err(_) => return Ending::RegistrationTimeout,
@@ -149,7 +153,7 @@ async fn read(
         };
         heard.send_replace(Instant::now());
         add(&shared.counters.frames_received);
-        if let Some(ready) = bucket.take(Instant::now()) {
+        if let Some(ready) = bucket.take(message.len(), Instant::now()) {
             add(&shared.counters.frames_throttled);
             sleep_until(ready).await;
         }
@@ -245,16 +249,20 @@ async fn close(
 #[derive(Debug)]
 enum State {
     New,
-    Challenged {
-        agent_id: AgentId,
-        claimed: ProvenKey,
-        nonce: Nonce,
-    },
+    Challenged(Box<Challenge>),
     Registered {
         agent_id: AgentId,
         place: u64,
         proven: bool,
     },
+}
+
+/// What a client claimed, and the nonce it is to prove it with.
+#[derive(Debug)]
+struct Challenge {
+    agent_id: AgentId,
+    claimed: ProvenKey,
+    nonce: Nonce,
 }
 
 #[derive(Debug)]
@@ -298,11 +306,12 @@ impl Session {
                 ),
             },
             Ok(ClientFrame::Proof { signature }) => match std::mem::replace(&mut self.state, State::New) {
-                State::Challenged {
-                    agent_id,
-                    claimed,
-                    nonce,
-                } => {
+                State::Challenged(challenge) => {
+                    let Challenge {
+                        agent_id,
+                        claimed,
+                        nonce,
+                    } = *challenge;
                     let statement = registration_statement(
                         &self.shared.config.server_id,
                         &nonce,
@@ -376,11 +385,11 @@ impl Session {
                     server_id: config.server_id.clone(),
                 };
                 self.outbox.push(challenge.to_text().into());
-                self.state = State::Challenged {
+                self.state = State::Challenged(Box::new(Challenge {
                     agent_id,
                     claimed,
                     nonce,
-                };
+                }));
                 Ok(())
             }
             None if config.mode == RegistrationMode::Open => self.register(agent_id, None).await,
@@ -444,7 +453,7 @@ impl Session {
                     "Error: from is not the name this socket is registered with",
                 );
             }
-            State::New | State::Challenged { .. } => {
+            State::New | State::Challenged(_) => {
                 return self.violation(ErrorCode::NotRegistered, "Error: register first");
             }
         }

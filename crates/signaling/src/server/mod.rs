@@ -177,7 +177,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch:
     loop {
         let stream = tokio::select! {
             () = set(&mut stopping) => break,
-            Some(_) = connections.join_next() => {
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a connection ended with a bug of this server");
+                }
                 subtract(&shared.counters.connections);
                 continue;
             }

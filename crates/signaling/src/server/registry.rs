@@ -253,3 +253,37 @@ impl KeyMemory {
         (now.duration_since(*since) < self.ttl).then_some(*key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ifmsg::Identity;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_remembered_for_their_time_and_no_more_than_their_number() {
+        let key = |seed, epoch| ProvenKey {
+            key: *Identity::from_seed(&[seed; 32]).public_key(),
+            epoch,
+        };
+        let id = |n: u32| AgentId::new(format!("agent-{n}")).unwrap();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut memory = KeyMemory::new(Duration::from_secs(10), 3);
+        memory.remember(id(1), key(1, 1), at(0));
+        assert_eq!(memory.recall(&id(1), at(9)), Some(key(1, 1)));
+        assert_eq!(memory.recall(&id(1), at(10)), None);
+        // Renewed: the time counts from the last disconnection.
+        memory.remember(id(1), key(1, 2), at(9));
+        assert_eq!(memory.recall(&id(1), at(18)), Some(key(1, 2)));
+        for n in 2..100 {
+            memory.remember(id(n), key(2, 1), at(18));
+            assert!(memory.keys.len() <= 3 && memory.order.len() <= 3);
+        }
+        assert_eq!(memory.recall(&id(1), at(18)), None);
+        assert_eq!(memory.recall(&id(99), at(18)), Some(key(2, 1)));
+        // What has expired is also gone from memory as soon as anything else is remembered.
+        memory.remember(id(100), key(2, 1), at(60));
+        assert_eq!((memory.keys.len(), memory.order.len()), (1, 1));
+    }
+}

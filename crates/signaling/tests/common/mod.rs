@@ -1,5 +1,10 @@
 //! A server on loopback, and a client so plain that it can misbehave.
-#![allow(dead_code)]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "shared by all tests; each uses a part"
+)]
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,45 +20,45 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 
 /// Nothing here takes longer unless it never happens.
-pub const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-pub fn id(text: &str) -> AgentId {
+pub(crate) fn id(text: &str) -> AgentId {
     AgentId::new(text).unwrap()
 }
 
-pub fn identity(seed: u8) -> Identity {
+pub(crate) fn identity(seed: u8) -> Identity {
     Identity::from_seed(&[seed; 32])
 }
 
-pub fn random() -> StdRng {
+pub(crate) fn random() -> StdRng {
     StdRng::from_seed([9; 32])
 }
 
-pub fn config() -> ServerConfig {
+pub(crate) fn config() -> ServerConfig {
     ServerConfig::new("127.0.0.1:0".parse().unwrap(), id("server-1"))
 }
 
-pub fn open() -> ServerConfig {
+pub(crate) fn open() -> ServerConfig {
     let mut config = config();
     config.mode = RegistrationMode::Open;
     config
 }
 
-pub async fn start(config: ServerConfig) -> Server {
+pub(crate) async fn start(config: ServerConfig) -> Server {
     Server::bind(config, random()).await.unwrap()
 }
 
-pub fn url(address: SocketAddr) -> String {
+pub(crate) fn url(address: SocketAddr) -> String {
     format!("ws://{address}")
 }
 
 /// Our own client, reconnecting fast.
-pub fn client(server: &Server, name: &str, seed: u8, epoch: u64) -> Client {
+pub(crate) fn client(server: &Server, name: &str, seed: u8, epoch: u64) -> Client {
     let config = ClientConfig::new([url(server.local_addr())], id(name), identity(seed), epoch);
     Client::connect(config, random()).unwrap()
 }
 
-pub async fn event(client: &mut Client) -> Event {
+pub(crate) async fn event(client: &mut Client) -> Event {
     timeout(SOON, client.recv())
         .await
         .expect("an event")
@@ -61,7 +66,7 @@ pub async fn event(client: &mut Client) -> Event {
 }
 
 /// Events until one fits.
-pub async fn event_where(client: &mut Client, fits: impl Fn(&Event) -> bool) -> Event {
+pub(crate) async fn event_where(client: &mut Client, fits: impl Fn(&Event) -> bool) -> Event {
     loop {
         let event = event(client).await;
         if fits(&event) {
@@ -70,7 +75,7 @@ pub async fn event_where(client: &mut Client, fits: impl Fn(&Event) -> bool) -> 
     }
 }
 
-pub async fn registered(client: &mut Client) -> Vec<AgentId> {
+pub(crate) async fn registered(client: &mut Client) -> Vec<AgentId> {
     match event_where(client, |event| matches!(event, Event::Registered { .. })).await {
         Event::Registered { agents, .. } => agents.into_iter().map(|agent| agent.agent_id).collect(),
         _ => unreachable!(),
@@ -78,30 +83,30 @@ pub async fn registered(client: &mut Client) -> Vec<AgentId> {
 }
 
 /// A WebSocket without manners.
-pub struct Raw {
-    pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+pub(crate) struct Raw {
+    pub(crate) socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
 impl Raw {
-    pub async fn connect(server: &Server) -> Self {
+    pub(crate) async fn connect(server: &Server) -> Self {
         Self::connect_to(&url(server.local_addr())).await
     }
 
-    pub async fn connect_to(url: &str) -> Self {
+    pub(crate) async fn connect_to(url: &str) -> Self {
         let (socket, _) = timeout(SOON, connect_async(url)).await.unwrap().unwrap();
         Self { socket }
     }
 
-    pub async fn send(&mut self, text: impl Into<String>) {
+    pub(crate) async fn send(&mut self, text: impl Into<String>) {
         self.send_message(Message::Text(text.into().into())).await;
     }
 
-    pub async fn send_message(&mut self, message: Message) {
+    pub(crate) async fn send_message(&mut self, message: Message) {
         timeout(SOON, self.socket.send(message)).await.unwrap().unwrap();
     }
 
     /// The next text frame.
-    pub async fn text(&mut self) -> String {
+    pub(crate) async fn text(&mut self) -> String {
         loop {
             match timeout(SOON, self.socket.next()).await.expect("a frame") {
                 Some(Ok(Message::Text(text))) => return text.as_str().to_owned(),
@@ -111,7 +116,7 @@ impl Raw {
         }
     }
 
-    pub async fn frame(&mut self) -> ServerFrame {
+    pub(crate) async fn frame(&mut self) -> ServerFrame {
         let text = self.text().await;
         let limits = FrameLimits {
             max_bytes: 1 << 20,
@@ -120,19 +125,19 @@ impl Raw {
         ServerFrame::parse(&text, &limits).unwrap()
     }
 
-    pub async fn json(&mut self) -> Value {
+    pub(crate) async fn json(&mut self) -> Value {
         serde_json::from_str(&self.text().await).unwrap()
     }
 
     /// The `code` of the next frame, which is an error.
-    pub async fn error_code(&mut self) -> String {
+    pub(crate) async fn error_code(&mut self) -> String {
         let frame = self.json().await;
         assert_eq!(frame["type"], "error", "{frame}");
         frame["code"].as_str().unwrap_or_default().to_owned()
     }
 
     /// The code of the close frame, whatever comes before it; `None` if the connection just ended.
-    pub async fn close_code(&mut self) -> Option<u16> {
+    pub(crate) async fn close_code(&mut self) -> Option<u16> {
         loop {
             match timeout(SOON, self.socket.next()).await.expect("the end") {
                 Some(Ok(Message::Close(frame))) => return frame.map(|frame| frame.code.into()),
@@ -143,19 +148,25 @@ impl Raw {
     }
 
     /// Registers as the original did.
-    pub async fn register_plain(&mut self, name: &str) -> Value {
+    pub(crate) async fn register_plain(&mut self, name: &str) -> Value {
         self.send(json!({"type": "register", "agent_id": name}).to_string())
             .await;
         self.json().await
     }
 
     /// Registers with a proof; the frame that answers it.
-    pub async fn prove(&mut self, name: &str, identity: &Identity, epoch: u64) -> Value {
+    pub(crate) async fn prove(&mut self, name: &str, identity: &Identity, epoch: u64) -> Value {
         self.prove_as(name, identity, identity, epoch).await
     }
 
     /// Claims one key and signs with another.
-    pub async fn prove_as(&mut self, name: &str, claimed: &Identity, signer: &Identity, epoch: u64) -> Value {
+    pub(crate) async fn prove_as(
+        &mut self,
+        name: &str,
+        claimed: &Identity,
+        signer: &Identity,
+        epoch: u64,
+    ) -> Value {
         let key = claimed.public_key();
         let register =
             json!({"type": "register", "agent_id": name, "public_key": key.to_hex(), "epoch": epoch});
