@@ -292,6 +292,11 @@ impl Fixture for BrokenFixture {
     fn medium_loses(&self) -> bool {
         false
     }
+
+    /// Four windows.
+    fn most_accepted(&self) -> usize {
+        4 << 20
+    }
 }
 
 async fn failures(defect: Defect) -> Vec<Failure> {
