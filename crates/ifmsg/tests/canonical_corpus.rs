@@ -1,6 +1,7 @@
 //! Replays the committed fuzz corpora, so that what the fuzzers once reached stays covered by a plain `cargo test`.
 //!
 //! Falsified by any file there for which a property of `support/fuzz_properties.rs` does not hold.
+#![allow(clippy::expect_used, reason = "a test may panic")]
 
 #[path = "support/fuzz_properties.rs"]
 mod fuzz_properties;

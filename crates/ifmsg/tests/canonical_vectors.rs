@@ -2,6 +2,7 @@
 //!
 //! Falsified by any difference in any byte. `JCS_TESTDATA=<folder>` adds another collection with the same folders `input` and
 //! `output`, such as the `testdata` that RFC 8785's author publishes with his implementations.
+#![allow(clippy::expect_used, reason = "a test may panic")]
 
 use std::{
     fs,

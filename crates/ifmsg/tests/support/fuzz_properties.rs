@@ -26,9 +26,14 @@ pub(crate) fn canonicalise_holds(input: &[u8]) {
                 input == canonical,
                 "the check agrees"
             );
-            let before = foreign.expect("what is taken is JSON");
-            let after = serde_json::from_slice(&canonical).expect("what is returned is JSON");
-            assert!(same(&before, &after), "the value is the same");
+            let again = serde_json::from_slice(&canonical);
+            match (foreign, again) {
+                (Ok(before), Ok(after)) => assert!(same(&before, &after), "the value is the same"),
+                // serde_json reads doubles inexactly, and so sees some of the largest overflow.
+                (Err(error), _) | (_, Err(error)) if error.to_string().starts_with("number out of range") => {
+                }
+                (Err(error), _) | (_, Err(error)) => panic!("what is taken and returned is JSON: {error}"),
+            }
         }
         Err(error) => {
             assert!(error.offset <= input.len(), "{error}");
@@ -42,6 +47,7 @@ pub(crate) fn canonicalise_holds(input: &[u8]) {
                     error.kind,
                     Kind::DuplicateMember
                         | Kind::IntegerTooLarge
+                        | Kind::NumberOutOfRange
                         | Kind::TooDeep
                         | Kind::TooManyMembers
                         | Kind::TooManyValues
