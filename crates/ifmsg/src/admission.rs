@@ -179,10 +179,6 @@ pub struct Now {
 /// One message's way through the gate, in the order of the frame.
 #[derive(Debug)]
 #[non_exhaustive]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "short-lived, and the large one is the common one"
-)]
 pub enum Admitted {
     /// To be delivered.
     Message {
@@ -210,6 +206,8 @@ pub struct RejectedMessage {
     pub reason: Rejection,
     /// The signature was checked and is the source's own. Only then may a sender be told of the refusal.
     pub authentic: bool,
+    /// The message, if it is `authentic`: evidence of what was refused.
+    pub message: Option<SignedMessage>,
     /// Both messages, for [`Rejection::Equivocation`].
     pub proof: Option<Box<Equivocation>>,
 }
@@ -258,16 +256,19 @@ impl Admission {
         let checked: Vec<_> = (0..flight.messages.len())
             .map(|index| self.before_signature(flight, index, now, host))
             .collect();
-        // One key signed the flight, so the first candidate's key is every candidate's key.
+        // One key signed the flight: the first candidate's. A candidate with another key of the same short name was not
+        // signed by it.
         let key = checked
             .iter()
             .find_map(|outcome| outcome.as_ref().ok())
             .map(|resolved| resolved.key);
         let valid = key.is_some_and(|key| flight.verify_signature(&key).is_ok());
         let commit = |(index, outcome): (usize, Result<Resolved, Rejection>)| match outcome {
-            Ok(resolved) if valid => self.commit(flight, index, resolved, now, host),
-            Ok(_) => rejected(flight, index, Rejection::BadSignature, false),
-            Err(reason) => rejected(flight, index, reason, false),
+            Ok(resolved) if valid && key == Some(resolved.key) => {
+                self.commit(flight, index, resolved, now, host)
+            }
+            Ok(_) => rejected(flight, index, Rejection::BadSignature, None),
+            Err(reason) => rejected(flight, index, reason, None),
         };
         checked.into_iter().enumerate().map(commit).collect()
     }
@@ -278,13 +279,17 @@ impl Admission {
         trust: &TrustStore,
         flight: &UnverifiedFlight,
     ) -> Vec<Result<SignedMessage, Rejection>> {
+        let mut verified: Option<(PublicKey, bool)> = None;
         let resolve = |index: usize| {
             let (content, _) = &flight.messages[index];
             let resolved = trust.resolve(&content.header.source, &flight.key)?;
             check_permissions(&content.header, &resolved)?;
-            flight
-                .verify_signature(&resolved.key)
-                .map_err(|_| Rejection::BadSignature)?;
+            // Once for the whole flight.
+            let (key, valid) = *verified
+                .get_or_insert_with(|| (resolved.key, flight.verify_signature(&resolved.key).is_ok()));
+            if !valid || key != resolved.key {
+                return Err(Rejection::BadSignature);
+            }
             Ok(signed(flight, index, resolved.key))
         };
         (0..flight.messages.len()).map(resolve).collect()
@@ -332,8 +337,10 @@ impl Admission {
             .check(&resolved.key, place(header), &content.digest, now.elapsed)
         {
             // A conflict is decided after verification: only a valid signature makes it the sender's lie.
-            Verdict::Fresh | Verdict::NewEpoch | Verdict::Conflict => {}
-            Verdict::Duplicate => return Err(Rejection::Duplicate),
+            Verdict::Fresh | Verdict::NewEpoch => {}
+            Verdict::Conflict if !self.history.is_known_lie(&content.digest) => {}
+            // The second copy of a lie that was reported tells nothing new.
+            Verdict::Conflict | Verdict::Duplicate => return Err(Rejection::Duplicate),
             Verdict::TooOld => return Err(Rejection::TooOld),
             Verdict::StaleEpoch => return Err(Rejection::StaleEpoch),
             Verdict::OutOfRange => return Err(Rejection::SequenceOutOfRange),
@@ -355,7 +362,7 @@ impl Admission {
         let message = signed(flight, index, resolved.key);
         let header = message.header();
         let (place, digest) = (place(header), message.digest());
-        let refuse = |reason: Rejection| rejected(flight, index, reason, true);
+        let refuse = |reason: Rejection| rejected(flight, index, reason, Some(resolved.key));
         // Decided again, since an earlier message of the same flight may have changed it.
         match self.replay.check(&resolved.key, place, &digest, now.elapsed) {
             Verdict::Fresh => {}
@@ -367,7 +374,8 @@ impl Admission {
             }
             Verdict::Conflict => {
                 let first = self.history.find(&resolved.key, place);
-                let mut rejection = rejection(flight, index, Rejection::Equivocation, true);
+                self.history.push_lie(digest);
+                let mut rejection = rejection(flight, index, Rejection::Equivocation, Some(resolved.key));
                 rejection.proof = Some(Box::new(Equivocation {
                     first,
                     second: message,
@@ -429,18 +437,25 @@ fn signed(flight: &UnverifiedFlight, index: usize, key: PublicKey) -> SignedMess
     }
 }
 
-fn rejected(flight: &UnverifiedFlight, index: usize, reason: Rejection, authentic: bool) -> Admitted {
-    Admitted::Rejected(rejection(flight, index, reason, authentic))
+fn rejected(flight: &UnverifiedFlight, index: usize, reason: Rejection, verified: Option<PublicKey>) -> Admitted {
+    Admitted::Rejected(rejection(flight, index, reason, verified))
 }
 
-fn rejection(flight: &UnverifiedFlight, index: usize, reason: Rejection, authentic: bool) -> RejectedMessage {
+/// `verified` is the key under which the signature was found valid, if it was.
+fn rejection(
+    flight: &UnverifiedFlight,
+    index: usize,
+    reason: Rejection,
+    verified: Option<PublicKey>,
+) -> RejectedMessage {
     let (content, _) = &flight.messages[index];
     RejectedMessage {
         header: Box::new(content.header.clone()),
         key: flight.key.id(),
         digest: content.digest,
         reason,
-        authentic,
+        authentic: verified.is_some(),
+        message: verified.map(|key| signed(flight, index, key)),
         proof: None,
     }
 }
@@ -450,6 +465,8 @@ fn rejection(flight: &UnverifiedFlight, index: usize, reason: Rejection, authent
 struct History {
     messages: VecDeque<VerifiedMessage>,
     bytes: usize,
+    /// The latest equivocations that were reported, so that their replay is neither verified nor reported again.
+    lies: VecDeque<MessageDigest>,
 }
 
 impl History {
@@ -463,6 +480,17 @@ impl History {
             };
             self.bytes -= size(&oldest);
         }
+    }
+
+    fn push_lie(&mut self, digest: MessageDigest) {
+        self.lies.push_back(digest);
+        if self.lies.len() > HISTORY_LEN {
+            self.lies.pop_front();
+        }
+    }
+
+    fn is_known_lie(&self, digest: &MessageDigest) -> bool {
+        self.lies.contains(digest)
     }
 
     fn find(&self, key: &PublicKey, at: Place) -> Option<VerifiedMessage> {

@@ -18,6 +18,8 @@ use crate::{
 
 const MAGIC: &[u8; 4] = b"IFB1";
 const HEADER_LEN: usize = 84;
+/// A body may keep a frame alive that is larger than twice itself by this much.
+const PINNED_SLACK: usize = 16 * 1024;
 
 /// Reads a frame: a binary frame if it begins with `IFB1`, one message in JSON otherwise.
 ///
@@ -332,8 +334,12 @@ impl Reader<'_> {
     fn content(&mut self, limits: &Limits) -> Result<Content, DecodeError> {
         let len = u32::from_be_bytes(self.array()?) as usize;
         let end = self.at.checked_add(len).filter(|&end| end <= self.frame.len());
-        let body = self.frame.slice(self.at..end.ok_or(FrameError::Truncated)?);
+        let mut body = self.frame.slice(self.at..end.ok_or(FrameError::Truncated)?);
         self.at += len;
+        // A slice keeps the whole frame in memory. Whoever keeps a small message must not keep megabytes for it.
+        if self.frame.len() > 2 * len + PINNED_SLACK {
+            body = Bytes::copy_from_slice(&body);
+        }
         Ok(Content::read(body, limits)?)
     }
 }

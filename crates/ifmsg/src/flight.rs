@@ -81,6 +81,11 @@ impl SignedMessage {
         self.content.digest
     }
 
+    /// Whether both were signed as one flight.
+    pub fn is_of_the_flight_of(&self, other: &Self) -> bool {
+        self.proof.signature == other.proof.signature
+    }
+
     /// The key that signed it.
     pub fn key(&self) -> &PublicKey {
         &self.key

@@ -79,13 +79,23 @@ impl ReplayGuard {
         Self::default()
     }
 
-    /// Takes up where a former run left off.
+    /// Takes up where a former run left off. Closes doors only: what is further along than the mark stays as it is.
     pub fn restore(&mut self, key: &PublicKey, mark: &Mark) {
-        let streams = mark.floors.map(Window::starting_after);
-        self.keys.entry(*key.as_bytes()).or_default().current = Some(Epoch {
-            number: mark.epoch,
-            streams,
-        });
+        let state = self.keys.entry(*key.as_bytes()).or_default();
+        match &mut state.current {
+            Some(current) if current.number > mark.epoch => {}
+            Some(current) if current.number == mark.epoch => {
+                for (window, floor) in current.streams.iter_mut().zip(mark.floors) {
+                    window.floor = window.floor.max(floor);
+                }
+            }
+            current => {
+                *current = Some(Epoch {
+                    number: mark.epoch,
+                    streams: mark.floors.map(Window::starting_after),
+                });
+            }
+        }
     }
 
     /// What `commit` would say. Changes nothing: it is asked before the signature is verified.
@@ -218,7 +228,12 @@ impl Window {
 
     fn check(&self, sequence: u64, tag: u64) -> Verdict {
         if sequence > self.top {
-            return Verdict::Fresh;
+            // The floor may have been raised beyond everything that was seen.
+            return if sequence > self.floor {
+                Verdict::Fresh
+            } else {
+                Verdict::TooOld
+            };
         }
         if sequence + WINDOW <= self.top {
             return Verdict::TooOld;

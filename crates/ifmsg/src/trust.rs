@@ -20,7 +20,8 @@ pub enum TrustPolicy {
     /// Only by a binding that was configured.
     #[default]
     Allowlist,
-    /// Trust on first use: the first key that verifiably speaks for an id is pinned to it; a change is refused.
+    /// Trust on first use: the first key that verifiably speaks for an id is pinned to it; a change is refused. An id of the
+    /// form `did:key:...` is pinned to the key that it names, and to no other.
     Tofu,
     /// The id is `did:key:z6Mk...` and names its own key. Other ids need a binding.
     SelfCertifying,
@@ -180,7 +181,8 @@ impl TrustStore {
 
     /// Withdraws a key for good: its bindings are gone and it can never be bound again.
     pub fn revoke(&mut self, revocation: &Revocation) -> Result<(), BadSignature> {
-        revocation.verify(self.root.as_ref())?;
+        let root = self.root.filter(|root| !self.revoked.contains_key(&root.id()));
+        revocation.verify(root.as_ref())?;
         self.revoke_key(&revocation.key);
         Ok(())
     }
@@ -223,6 +225,10 @@ impl TrustStore {
         }
         let candidate = match (self.policy, claim) {
             (TrustPolicy::Allowlist, _) => None,
+            // A name that names its own key is nobody else's to pin.
+            (TrustPolicy::Tofu, _) if source.as_str().starts_with("did:key:") => {
+                PublicKey::from_did_key(source.as_str()).ok()
+            }
             (TrustPolicy::Tofu, KeyClaim::Key(key)) => Some(*key),
             // A known key that speaks for one more name; its short name is enough to find it.
             (TrustPolicy::Tofu, KeyClaim::Id(_)) => {
@@ -258,6 +264,10 @@ impl TrustStore {
 
     /// Binds a key that the policy let in, now that its signature has verified.
     pub(crate) fn learn(&mut self, agent: &AgentId, key: PublicKey) -> Result<(), TrustError> {
+        // Asked again: a flight may bring many new names at once.
+        if self.learnt >= MAX_LEARNT {
+            return Err(TrustError::Full);
+        }
         self.insert(
             agent.clone(),
             Binding {
