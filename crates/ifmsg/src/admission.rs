@@ -437,7 +437,12 @@ fn signed(flight: &UnverifiedFlight, index: usize, key: PublicKey) -> SignedMess
     }
 }
 
-fn rejected(flight: &UnverifiedFlight, index: usize, reason: Rejection, verified: Option<PublicKey>) -> Admitted {
+fn rejected(
+    flight: &UnverifiedFlight,
+    index: usize,
+    reason: Rejection,
+    verified: Option<PublicKey>,
+) -> Admitted {
     Admitted::Rejected(rejection(flight, index, reason, verified))
 }
 

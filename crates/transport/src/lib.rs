@@ -9,6 +9,7 @@ mod envelope;
 mod error;
 mod event;
 mod link;
+mod session;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -20,6 +21,10 @@ pub use envelope::{Envelope, Lane};
 pub use error::{CloseError, Closed, SendError};
 pub use event::{DownReason, TransportEvent};
 pub use link::{Capabilities, LinkState, LinkStatus, Path};
+pub use session::{
+    Journal, JournalError, NotAcknowledged, Observer, Outcome, PeerStatus, Receipt, Refusal, Session,
+    SessionConfig, SessionEvent, SessionLimits, SessionMetrics, SubmitError, next_epoch,
+};
 
 /// One way to move envelopes between agents. A backend promises no more than its [`Capabilities`] say.
 ///

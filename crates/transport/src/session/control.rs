@@ -1,0 +1,93 @@
+//! What sessions say to each other: one performative, three optional parts.
+//!
+//! A control message is an IFMessage like any other (best effort, signed, numbered, in the replay window), so a second
+//! implementation needs no second parser, and the witness sees it like all the rest.
+
+use ifmsg::Stream;
+use serde::{Deserialize, Serialize};
+
+/// The performative of control messages.
+pub(super) const PERFORMATIVE: &str = "x-ifmesh-session";
+
+/// Most ranges and refusals in one acknowledgement.
+pub(super) const MAX_RANGES: usize = 64;
+
+/// The payload of a control message.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Control {
+    /// Says that the sender is live, and asks whether the receiver is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) hello: Option<Hello>,
+    /// What the sender has received.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) acks: Vec<Ack>,
+    /// What the sender is done with; asks for an acknowledgement.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) floors: Vec<Floor>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hello {
+    /// 32 hexadecimal digits, new for every link. The peer echoes it, which proves that it is live.
+    pub(super) nonce: String,
+    /// The nonce of the peer's hello.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) echo: Option<String>,
+}
+
+/// Which of the two acknowledged streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Reliable {
+    /// To this agent alone.
+    Direct,
+    /// To everyone.
+    Broadcast,
+}
+
+impl Reliable {
+    pub(super) const BOTH: [Self; 2] = [Self::Direct, Self::Broadcast];
+
+    pub(super) fn of(stream: Stream) -> Option<Self> {
+        match stream {
+            Stream::Reliable => Some(Self::Direct),
+            Stream::ReliableBroadcast => Some(Self::Broadcast),
+            Stream::BestEffort | Stream::BestEffortBroadcast => None,
+        }
+    }
+
+    pub(super) fn stream(self) -> Stream {
+        match self {
+            Self::Direct => Stream::Reliable,
+            Self::Broadcast => Stream::ReliableBroadcast,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ack {
+    /// The run of the acknowledged sender.
+    pub(super) epoch: u64,
+    /// The stream.
+    pub(super) stream: Reliable,
+    /// Every number up to this one has been taken by the application.
+    pub(super) cumulative: u64,
+    /// Beyond it: first and last of runs that are held, and need not be sent again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) held: Vec<(u64, u64)>,
+    /// Beyond it: numbers that are refused for good, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) refused: Vec<(u64, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Floor {
+    /// The stream.
+    pub(super) stream: Reliable,
+    /// Every number below this one is finished, and will never be sent again.
+    pub(super) floor: u64,
+}

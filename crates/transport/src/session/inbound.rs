@@ -1,0 +1,168 @@
+//! The receiving side of one acknowledged stream: order, and what to acknowledge.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ifmsg::VerifiedMessage;
+
+use super::control::MAX_RANGES;
+
+/// One reliable stream from one peer, in one of its epochs. Every number comes here once: the replay window sees to it.
+#[derive(Debug, Default)]
+pub(super) struct Inbound {
+    /// The next number to deliver; unknown until the peer has said where its stream stands.
+    expected: Option<u64>,
+    /// Messages that wait for an earlier one.
+    waiting: BTreeMap<u64, VerifiedMessage>,
+    /// Numbers that were refused, until the peer knows.
+    refused: BTreeMap<u64, &'static str>,
+    /// Numbers that are in the application's inbox.
+    in_inbox: VecDeque<(u64, usize)>,
+    /// Every number up to here is on record as taken.
+    recorded: u64,
+    /// Bytes in `waiting`.
+    bytes: usize,
+    /// Bytes in the inbox.
+    inbox_bytes: usize,
+}
+
+impl Inbound {
+    /// Takes up where a former run of this receiver left off.
+    pub(super) fn resumed(taken: u64) -> Self {
+        Self {
+            expected: Some(taken + 1),
+            recorded: taken,
+            ..Self::default()
+        }
+    }
+
+    /// Takes a verified message.
+    pub(super) fn insert(&mut self, message: VerifiedMessage) {
+        self.bytes += message.as_signed().body().len();
+        self.waiting.insert(message.header().sequence, message);
+    }
+
+    /// The number was used up by a message that is refused for good.
+    pub(super) fn refuse(&mut self, sequence: u64, reason: &'static str) {
+        if self.expected.is_none_or(|expected| sequence >= expected) {
+            self.refused.insert(sequence, reason);
+        }
+    }
+
+    /// The peer is done with every number below `floor`. Returns how many messages were dropped by that: they were given up
+    /// while they waited here.
+    pub(super) fn raise_floor(&mut self, floor: u64) -> usize {
+        self.refused = self.refused.split_off(&floor);
+        if self.expected.is_some_and(|expected| expected >= floor) {
+            return 0;
+        }
+        self.expected = Some(floor);
+        let kept = self.waiting.split_off(&floor);
+        let dropped = std::mem::replace(&mut self.waiting, kept);
+        self.bytes -= dropped
+            .values()
+            .map(|message| message.as_signed().body().len())
+            .sum::<usize>();
+        dropped.len()
+    }
+
+    /// The next message in order, if it is here. Either it goes to the inbox, or it counts as taken.
+    pub(super) fn next(&mut self) -> Option<VerifiedMessage> {
+        loop {
+            let expected = self.expected?;
+            if let Some(message) = self.waiting.remove(&expected) {
+                self.expected = Some(expected + 1);
+                self.bytes -= message.as_signed().body().len();
+                return Some(message);
+            }
+            if !self.refused.contains_key(&expected) {
+                return None;
+            }
+            self.expected = Some(expected + 1);
+        }
+    }
+
+    /// The message with this number went to the application's inbox.
+    pub(super) fn put_in_inbox(&mut self, message: &VerifiedMessage) {
+        let bytes = message.as_signed().body().len();
+        self.inbox_bytes += bytes;
+        self.in_inbox.push_back((message.header().sequence, bytes));
+    }
+
+    /// The application took the message with this number.
+    pub(super) fn taken(&mut self, sequence: u64) {
+        if let Some((_, bytes)) = self.in_inbox.pop_front_if(|(front, _)| *front == sequence) {
+            self.inbox_bytes -= bytes;
+        }
+    }
+
+    /// What was taken is on record up to here, and may be acknowledged.
+    pub(super) fn record(&mut self, up_to: u64) {
+        self.recorded = self.recorded.max(up_to);
+    }
+
+    /// Every number up to this one was taken by the application, refused, or given up by the peer.
+    pub(super) fn taken_up_to(&self) -> u64 {
+        match self.in_inbox.front() {
+            Some((first, _)) => first - 1,
+            None => self.expected.map_or(0, |expected| expected - 1),
+        }
+    }
+
+    /// What to acknowledge for good. A refused number holds it back until the peer has been told: it must not take a refusal
+    /// for a delivery because an acknowledgement was lost.
+    pub(super) fn cumulative(&self) -> u64 {
+        let refused = self.refused.keys().next().map_or(u64::MAX, |first| first - 1);
+        self.recorded.min(self.taken_up_to()).min(refused)
+    }
+
+    /// Runs of numbers beyond [`cumulative`](Self::cumulative) that need not be sent again.
+    pub(super) fn held(&self) -> Vec<(u64, u64)> {
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        let delivered_from = self.cumulative() + 1;
+        if let Some(expected) = self.expected
+            && delivered_from < expected
+        {
+            runs.push((delivered_from, expected - 1));
+        }
+        for &sequence in self.waiting.keys() {
+            if let Some((_, last)) = runs.last_mut()
+                && *last + 1 == sequence
+            {
+                *last = sequence;
+                continue;
+            }
+            if runs.len() == MAX_RANGES {
+                break;
+            }
+            runs.push((sequence, sequence));
+        }
+        runs
+    }
+
+    /// Refused numbers and why, the lowest first.
+    pub(super) fn refused(&self) -> Vec<(u64, String)> {
+        self.refused
+            .iter()
+            .take(MAX_RANGES)
+            .map(|(number, reason)| (*number, (*reason).to_owned()))
+            .collect()
+    }
+
+    /// Whether this number is the one that everything else waits for.
+    pub(super) fn is_next(&self, sequence: u64) -> bool {
+        self.expected == Some(sequence)
+    }
+
+    /// Messages and bytes that wait for an earlier one or for the application.
+    pub(super) fn load(&self) -> (usize, usize) {
+        (
+            self.waiting.len() + self.in_inbox.len(),
+            self.bytes + self.inbox_bytes,
+        )
+    }
+
+    /// Nothing waits for the application.
+    pub(super) fn inbox_is_empty(&self) -> bool {
+        self.in_inbox.is_empty()
+    }
+}

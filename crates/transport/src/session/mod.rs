@@ -1,0 +1,394 @@
+//! The session: where all promises are made.
+//!
+//! Links may lose, repeat, delay, reorder and forge. The session signs and verifies, numbers and puts in order, acknowledges
+//! and sends again, and tells each sender what became of its message. It does so once, over any [`IfTransport`].
+//!
+//! # What it guarantees
+//! - A [`VerifiedMessage`] comes from the agent that it names, unchanged, and comes once.
+//! - Reliable messages of one sender to one destination are handed out in the order they were accepted.
+//! - A reliable message is sent again, over whatever link there is, until its peer's application has taken it, it expires, or
+//!   the peer refuses it: [`Outcome`] says which.
+//! - Nothing that a peer does makes it use more memory than [`SessionLimits`] allow for that peer.
+//!
+//! # What it does not
+//! - Outcomes and unsent messages live in memory: a sender that is killed forgets them. Send them again with the same
+//!   [`ifmsg::Draft::id`]; a receiver that is still there delivers each id once.
+//! - A receiver that is killed between taking a message and recording that in the [`Journal`] gets it once more after its
+//!   restart. Without a journal its next run gets everything that was not acknowledged.
+//! - Order holds within a sender and destination, not between senders, nor between broadcast and direct messages.
+
+mod config;
+mod control;
+mod event;
+mod inbound;
+mod machine;
+mod metrics;
+mod outbound;
+mod outcome;
+mod peer;
+mod rtt;
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use ifmsg::{AgentId, Draft, Now, TrustStore, VerifiedMessage};
+use rand_core::CryptoRng;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+
+pub use config::{SessionConfig, SessionLimits, next_epoch};
+pub use event::{Journal, JournalError, Observer, SessionEvent};
+pub use metrics::{PeerStatus, SessionMetrics};
+pub use outcome::{NotAcknowledged, Outcome, Receipt, Refusal, SubmitError};
+
+use crate::{Clock, IfTransport, Lane, SendError};
+use machine::Machine;
+
+/// One agent's conversations, over one transport. Ends when it is closed or dropped.
+///
+/// All methods take `&self`, so it can be shared between tasks.
+#[derive(Debug)]
+pub struct Session {
+    shared: Arc<Shared>,
+    transport: Arc<dyn IfTransport>,
+    peers: watch::Receiver<Vec<PeerStatus>>,
+    driver: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    machine: Mutex<Machine>,
+    clock: Arc<dyn Clock>,
+    started: Instant,
+    /// Something is to be transmitted, or a timer changed.
+    wake: Notify,
+    /// A window opened, or the inbox has something, or the session became idle or closed.
+    changed: watch::Sender<u64>,
+}
+
+impl Session {
+    /// Starts a session over a transport. Must be called within a tokio runtime.
+    ///
+    /// `random` makes the nonces that peers must echo to prove that they are live.
+    pub fn start(
+        transport: Arc<dyn IfTransport>,
+        mut config: SessionConfig,
+        clock: Arc<dyn Clock>,
+        random: Box<dyn CryptoRng + Send>,
+    ) -> Self {
+        let (journal, observer) = (config.journal.take(), config.observer.take());
+        let machine = Machine::new(config, transport.capabilities(), random);
+        let (peers_sender, peers) = watch::channel(Vec::new());
+        let shared = Arc::new(Shared {
+            machine: Mutex::new(machine),
+            clock,
+            started: Instant::now(),
+            wake: Notify::new(),
+            changed: watch::channel(0).0,
+        });
+        let driver = Driver {
+            shared: shared.clone(),
+            transport: transport.clone(),
+            journal,
+            observer,
+            peers: peers_sender,
+            sending: FuturesUnordered::new(),
+            busy: BTreeSet::new(),
+        };
+        let driver = Mutex::new(Some(tokio::spawn(driver.run())));
+        Self {
+            shared,
+            transport,
+            peers,
+            driver,
+        }
+    }
+
+    /// Accepts a message: it is numbered, and will be signed and sent. Waits while the stream's window is full, that is,
+    /// while its peer is slower than the sender or away.
+    ///
+    /// Cancel safe: a message whose `send` was dropped before it was ready was not accepted.
+    pub async fn send(&self, draft: Draft) -> Result<Receipt, SubmitError> {
+        let mut changed = self.shared.changed.subscribe();
+        loop {
+            // Seen before the window is looked at, so that an opening in between is not missed.
+            changed.borrow_and_update();
+            match self.may_submit(&draft) {
+                Err(SubmitError::WindowFull) => {}
+                Err(error) => return Err(error),
+                Ok(()) => return self.try_send(draft),
+            }
+            if changed.changed().await.is_err() {
+                return Err(SubmitError::Closed);
+            }
+        }
+    }
+
+    /// Accepts a message at once, or says [`SubmitError::WindowFull`].
+    pub fn try_send(&self, draft: Draft) -> Result<Receipt, SubmitError> {
+        let now = self.shared.now();
+        let mut machine = self.shared.machine();
+        machine.may_submit(&draft, now.wall)?;
+        let receipt = machine.submit(draft, now)?;
+        drop(machine);
+        self.shared.wake.notify_one();
+        Ok(receipt)
+    }
+
+    fn may_submit(&self, draft: &Draft) -> Result<(), SubmitError> {
+        let now = self.shared.now();
+        self.shared.machine().may_submit(draft, now.wall)
+    }
+
+    /// The next message for the application; `None` once the session is closed and everything was handed out. A reliable
+    /// message that is returned here counts as taken, and is acknowledged to its sender.
+    ///
+    /// Cancel safe: no message is lost. May be called from several tasks; each message goes to one of them.
+    pub async fn recv(&self) -> Option<VerifiedMessage> {
+        let mut changed = self.shared.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            let now = self.shared.now();
+            let (message, ended) = {
+                let mut machine = self.shared.machine();
+                (machine.take(now.elapsed), machine.has_ended())
+            };
+            if message.is_some() {
+                self.shared.wake.notify_one();
+                return message;
+            }
+            if ended || changed.changed().await.is_err() {
+                return None;
+            }
+        }
+    }
+
+    /// Waits until the peers are as wanted, and returns them; `None` if the session ends first.
+    ///
+    /// ```no_run
+    /// # async fn f(session: ifmesh_transport::Session) {
+    /// session.peers_until(|peers| peers.iter().filter(|peer| peer.up).count() == 4).await;
+    /// # }
+    /// ```
+    pub async fn peers_until(
+        &self,
+        mut wanted: impl FnMut(&[PeerStatus]) -> bool,
+    ) -> Option<Vec<PeerStatus>> {
+        let mut peers = self.peers.clone();
+        let found = peers.wait_for(|peers| wanted(peers)).await.ok()?;
+        Some(found.clone())
+    }
+
+    /// Every known peer, sorted.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.shared.machine().peers()
+    }
+
+    /// Counters.
+    pub fn metrics(&self) -> SessionMetrics {
+        self.shared.machine().metrics()
+    }
+
+    /// The transport below.
+    pub fn transport(&self) -> &Arc<dyn IfTransport> {
+        &self.transport
+    }
+
+    /// A copy of the trust store as it is now, learnt bindings included.
+    pub fn trust(&self) -> TrustStore {
+        self.shared.machine().trust().clone()
+    }
+
+    /// Changes the trust store: binds, revokes, rotates.
+    pub fn change_trust<T>(&self, change: impl FnOnce(&mut TrustStore) -> T) -> T {
+        // The change works on a copy, so that no code of the caller's runs under the lock.
+        let mut trust = self.trust();
+        let result = change(&mut trust);
+        *self.shared.machine().trust_mut() = trust;
+        result
+    }
+
+    /// Gives up on a peer: broadcasts are no longer for it, and what it has not acknowledged is refused.
+    pub fn forget(&self, peer: &AgentId) {
+        self.shared.machine().forget(peer);
+        self.shared.notify_changed();
+    }
+
+    /// Ends the session: no more messages are accepted, those that are on their way get `linger` to be acknowledged, then the
+    /// transport is closed. What has no outcome by then is [`Refusal::SessionClosed`]. Idempotent.
+    pub async fn close(&self, linger: Duration) {
+        let mut changed = self.shared.changed.subscribe();
+        self.shared.machine().stop_accepting();
+        self.shared.wake.notify_one();
+        let idle = async {
+            loop {
+                changed.borrow_and_update();
+                if self.shared.machine().is_idle() || changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Whether all of it came through is in the outcomes.
+        let _ = tokio::time::timeout(linger, idle).await;
+        // What the transport could not flush has an outcome already, or is best effort.
+        let _ = self.transport.close().await;
+        let driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(driver) = driver {
+            // The driver ends when the transport says that it is closed; it cannot be cancelled or panic in between.
+            let _ = driver.await;
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let driver = self
+            .driver
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(driver) = driver {
+            driver.abort();
+            self.shared.machine().end();
+        }
+    }
+}
+
+impl Shared {
+    /// The lock is never held across an await, and no code of others runs under it, so it is poisoned only by a bug of ours;
+    /// then the state is as good as it was.
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            wall: self.clock.now(),
+            elapsed: self.started.elapsed(),
+        }
+    }
+
+    fn notify_changed(&self) {
+        self.changed
+            .send_modify(|version| *version = version.wrapping_add(1));
+    }
+}
+
+type Sending = BoxFuture<'static, (AgentId, Lane, Result<(), SendError>)>;
+
+/// Drives the machine: the only task of a session.
+struct Driver {
+    shared: Arc<Shared>,
+    transport: Arc<dyn IfTransport>,
+    journal: Option<Box<dyn Journal>>,
+    observer: Option<Arc<dyn Observer>>,
+    peers: watch::Sender<Vec<PeerStatus>>,
+    /// At most one envelope for each peer and lane, so that a peer that takes nothing holds up nobody else; meanwhile its
+    /// messages gather, and go as one flight.
+    sending: FuturesUnordered<Sending>,
+    busy: BTreeSet<(AgentId, Lane)>,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        loop {
+            // Nothing is acknowledged before it is on record.
+            self.record_marks();
+            let timeout = self.transmit();
+            self.publish();
+            let sleep = async {
+                match timeout {
+                    Some(at) => tokio::time::sleep_until(self.shared.started + at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some((peer, lane, result)) = self.sending.next(), if !self.sending.is_empty() => {
+                    self.busy.remove(&(peer.clone(), lane));
+                    if let Err(error) = result {
+                        // The link is gone or going; its LinkDown and the retransmission timer do the rest.
+                        tracing::debug!(%peer, ?lane, %error, "not sent");
+                    }
+                }
+                event = self.transport.recv() => match event {
+                    Ok(event) => {
+                        let now = self.shared.now();
+                        self.shared.machine().on_transport(event, now);
+                    }
+                    Err(crate::Closed) => break,
+                },
+                () = self.shared.wake.notified() => {}
+                () = sleep => {}
+            }
+        }
+        self.record_marks();
+        self.shared.machine().end();
+        self.publish();
+    }
+
+    fn record_marks(&mut self) {
+        let marks = self.shared.machine().marks();
+        for (agent, key, mark) in marks {
+            let result = self
+                .journal
+                .as_mut()
+                .map_or(Ok(()), |journal| journal.record(&key, &mark));
+            let mut machine = self.shared.machine();
+            match result {
+                Ok(()) => machine.recorded(&agent, &mark),
+                Err(error) => machine.not_recorded(agent, error),
+            }
+        }
+    }
+
+    /// Hands all that is due to the transport, and says when more will be.
+    fn transmit(&mut self) -> Option<Duration> {
+        let now = self.shared.now();
+        self.shared.machine().on_timeout(now.elapsed);
+        loop {
+            let now = self.shared.now();
+            let mut machine = self.shared.machine();
+            let Some(envelope) = machine.poll_transmit(now, &self.busy) else {
+                return machine.next_timeout(now.elapsed);
+            };
+            drop(machine);
+            let ifmsg::Destination::Agent(peer) = envelope.to.clone() else {
+                continue;
+            };
+            let lane = envelope.lane;
+            self.busy.insert((peer.clone(), lane));
+            let transport = self.transport.clone();
+            self.sending.push(Box::pin(
+                async move { (peer, lane, transport.send(envelope).await) },
+            ));
+        }
+    }
+
+    fn publish(&mut self) {
+        let (events, peers, progress) = {
+            let mut machine = self.shared.machine();
+            (
+                machine.events(),
+                machine.peers_if_changed(),
+                machine.take_progress(),
+            )
+        };
+        if let Some(observer) = &self.observer {
+            events.iter().for_each(|event| observer.on_event(event));
+        }
+        if let Some(peers) = peers {
+            self.peers.send_replace(peers);
+        }
+        if progress {
+            self.shared.notify_changed();
+        }
+    }
+}

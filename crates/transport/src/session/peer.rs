@@ -1,0 +1,429 @@
+//! One peer: its link, its hello, its streams both ways.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ifmsg::{AgentId, Mark, MessageId, PublicKey, SignedMessage, Stream, UnsignedMessage};
+
+use super::{
+    SessionLimits,
+    control::{Ack, Control, Floor, Hello, Reliable},
+    inbound::Inbound,
+    outbound::Outbound,
+    rtt::RoundTrip,
+};
+use crate::Lane;
+
+/// Most message ids that are remembered for each peer, so that a message sent again by the peer's next run is known.
+const REMEMBERED_IDS: usize = 1_024;
+
+/// How long a hello waits for its answer, at first and at most.
+const HELLO_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+/// How long a stream may be without news before it asks for some, at most.
+const MOST_NEWS_WAIT: Duration = Duration::from_secs(5);
+
+/// The least time without news after which a stream asks.
+const LEAST_NEWS_WAIT: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) agent: AgentId,
+    /// The transport has a link.
+    pub(super) linked: bool,
+    /// The peer echoed the nonce of this link: it is live, has opened our epoch, and knows our floors.
+    pub(super) confirmed: bool,
+    /// It was up once in this run: broadcasts are for it too.
+    pub(super) member: bool,
+    /// Known from its first verified message.
+    pub(super) key: Option<PublicKey>,
+    pub(super) epoch: Option<u64>,
+    pub(super) rtt: RoundTrip,
+    pub(super) direct: Outbound,
+    pub(super) broadcast: Outbound,
+    /// Messages for this peer alone that nobody has signed yet.
+    pub(super) unsigned: VecDeque<(u64, UnsignedMessage)>,
+    /// The same, best effort.
+    pub(super) best_effort: VecDeque<UnsignedMessage>,
+    /// Broadcast flights that were encoded once, for all peers.
+    pub(super) shared: VecDeque<SharedFlight>,
+    next_best_effort: u64,
+    inbound: [Inbound; 2],
+    hello: HelloState,
+    ack: AckState,
+    /// When to ask for news of messages that the peer holds, and how often that was done.
+    ask_at: Option<Duration>,
+    asked: u32,
+    remembered: VecDeque<MessageId>,
+    remembered_set: HashSet<MessageId>,
+}
+
+/// A broadcast flight on its way to one peer.
+#[derive(Debug, Clone)]
+pub(super) struct SharedFlight {
+    pub(super) frame: Bytes,
+    pub(super) messages: std::sync::Arc<[SignedMessage]>,
+    pub(super) reliable: bool,
+}
+
+#[derive(Debug, Default)]
+struct HelloState {
+    nonce: String,
+    /// The peer's nonce that is still to be echoed.
+    echo_due: Option<String>,
+    echoed: Option<String>,
+    again_at: Option<Duration>,
+    tries: u32,
+}
+
+#[derive(Debug, Default)]
+struct AckState {
+    due: Option<Duration>,
+    /// Messages since the last one.
+    count: usize,
+    last: Option<Duration>,
+}
+
+impl Peer {
+    pub(super) fn new(agent: AgentId, limits: &SessionLimits) -> Self {
+        Self {
+            agent,
+            linked: false,
+            confirmed: false,
+            member: false,
+            key: None,
+            epoch: None,
+            rtt: RoundTrip::new(limits.least_timeout, limits.most_timeout),
+            direct: Outbound::starting_at(1),
+            broadcast: Outbound::starting_at(1),
+            unsigned: VecDeque::new(),
+            best_effort: VecDeque::new(),
+            shared: VecDeque::new(),
+            next_best_effort: 1,
+            inbound: Default::default(),
+            hello: HelloState::default(),
+            ack: AckState::default(),
+            ask_at: None,
+            asked: 0,
+            remembered: VecDeque::new(),
+            remembered_set: HashSet::new(),
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------------- the link
+
+    /// A new link: greet the peer, with a nonce of this link's own.
+    pub(super) fn link_up(&mut self, nonce: String, now: Duration) {
+        self.linked = true;
+        self.greet(nonce, now);
+    }
+
+    pub(super) fn link_down(&mut self) {
+        self.linked = false;
+        self.confirmed = false;
+        self.shared.clear();
+        self.hello.again_at = None;
+        self.ask_at = None;
+    }
+
+    /// From now on broadcasts are for this peer too, beginning with this number, which the peer must be told.
+    pub(super) fn join(&mut self, next_broadcast: u64, now: Duration) {
+        self.member = true;
+        self.broadcast = Outbound::starting_at(next_broadcast);
+        self.ask_at = Some(now);
+    }
+
+    /// Whether a lane has something to send.
+    pub(super) fn has_work(&mut self, lane: Lane, now: Duration) -> bool {
+        let reliable = lane == Lane::Reliable;
+        let shared = |flight: &SharedFlight| flight.reliable == reliable;
+        match lane {
+            Lane::Reliable if self.reliable_control_due(now) => true,
+            Lane::BestEffort if self.ack_due(now) => true,
+            _ if !self.confirmed => false,
+            _ if self.shared.iter().any(shared) => true,
+            Lane::Reliable => {
+                !self.unsigned.is_empty() || self.direct.has_due(now) || self.broadcast.has_due(now)
+            }
+            Lane::BestEffort => !self.best_effort.is_empty(),
+        }
+    }
+
+    /// Says hello (again), and holds messages back until it is echoed.
+    pub(super) fn greet(&mut self, nonce: String, now: Duration) {
+        self.confirmed = false;
+        self.hello = HelloState {
+            nonce,
+            echo_due: self.hello.echo_due.take(),
+            again_at: Some(now),
+            ..HelloState::default()
+        };
+    }
+
+    /// Takes the peer's hello. Whether it proves for the first time that the peer is live.
+    pub(super) fn hear_hello(&mut self, hello: &Hello) -> bool {
+        if self.hello.echoed.as_ref() != Some(&hello.nonce) {
+            self.hello.echo_due = Some(hello.nonce.clone());
+        }
+        let confirms = self.linked && !self.confirmed && self.is_our_nonce(hello.echo.as_deref());
+        if confirms {
+            self.confirmed = true;
+            self.hello.again_at = None;
+            // What was in flight over the former link may be lost, and what never was can go now.
+            self.direct.resend_all(false);
+            self.broadcast.resend_all(false);
+        }
+        confirms
+    }
+
+    pub(super) fn is_our_nonce(&self, echo: Option<&str>) -> bool {
+        self.linked && !self.hello.nonce.is_empty() && echo == Some(&self.hello.nonce)
+    }
+
+    /// The peer began a new run: its streams start anew, and it has forgotten what it held.
+    pub(super) fn begin_epoch(&mut self, epoch: u64, mark: Option<&Mark>) {
+        self.epoch = Some(epoch);
+        self.inbound = match mark.filter(|mark| mark.epoch == epoch) {
+            Some(mark) => Reliable::BOTH.map(|which| Inbound::resumed(mark.floors[which.stream() as usize])),
+            None => Default::default(),
+        };
+        self.direct.resend_all(true);
+        self.broadcast.resend_all(true);
+    }
+
+    // ---------------------------------------------------------------------------------------------------- outbound
+
+    pub(super) fn next_best_effort(&mut self) -> u64 {
+        self.next_best_effort += 1;
+        self.next_best_effort - 1
+    }
+
+    pub(super) fn outbound(&mut self, which: Reliable) -> &mut Outbound {
+        match which {
+            Reliable::Direct => &mut self.direct,
+            Reliable::Broadcast => &mut self.broadcast,
+        }
+    }
+
+    /// The control message that is due on the reliable lane: a hello, an echo, or a question for news.
+    pub(super) fn reliable_control_due(&self, now: Duration) -> bool {
+        self.linked && (self.hello.echo_due.is_some() || self.hello_due(now) || self.ask_due(now))
+    }
+
+    fn hello_due(&self, now: Duration) -> bool {
+        self.hello.again_at.is_some_and(|at| at <= now)
+    }
+
+    fn ask_due(&self, now: Duration) -> bool {
+        self.confirmed && self.ask_at.is_some_and(|at| at <= now)
+    }
+
+    pub(super) fn ack_due(&self, now: Duration) -> bool {
+        self.linked && self.epoch.is_some() && self.ack.due.is_some_and(|due| due <= now)
+    }
+
+    pub(super) fn ack_pending(&self) -> bool {
+        self.epoch.is_some() && self.ack.due.is_some()
+    }
+
+    /// Writes all that is due into one control message.
+    pub(super) fn control(&mut self, now: Duration) -> Control {
+        let mut control = Control {
+            acks: self.acks(),
+            ..Control::default()
+        };
+        let (greet, ask) = (self.hello_due(now), self.ask_due(now));
+        if greet || self.hello.echo_due.is_some() {
+            let echo = self.hello.echo_due.take().or_else(|| self.hello.echoed.clone());
+            self.hello.echoed.clone_from(&echo);
+            control.hello = Some(Hello {
+                nonce: self.hello.nonce.clone(),
+                echo,
+            });
+            if greet {
+                let (least, most) = HELLO_AGAIN;
+                self.hello.again_at =
+                    Some(now + least.saturating_mul(1 << self.hello.tries.min(8)).min(most));
+                self.hello.tries += 1;
+            }
+        }
+        if control.hello.is_some() || ask {
+            control.floors = vec![
+                Floor {
+                    stream: Reliable::Direct,
+                    floor: self.direct.floor(),
+                },
+                Floor {
+                    stream: Reliable::Broadcast,
+                    floor: self.broadcast.floor(),
+                },
+            ];
+        }
+        if ask {
+            self.asked += 1;
+            self.plan_question(now);
+        }
+        control
+    }
+
+    /// An acknowledgement came.
+    pub(super) fn heard_news(&mut self, now: Duration) {
+        self.asked = 0;
+        self.ask_at = None;
+        if self.direct.peer_lags() || self.broadcast.peer_lags() {
+            // The peer waits for numbers that are finished: it must be told, once in a round trip.
+            self.ask_at = Some(now + self.rtt.smoothed().unwrap_or_default() / 2);
+        } else {
+            self.plan_question(now);
+        }
+    }
+
+    /// If the peer holds messages, asks after them in a while: the last acknowledgement may have been lost.
+    fn plan_question(&mut self, now: Duration) {
+        let awaits = self.direct.awaits_news() || self.broadcast.awaits_news();
+        let wait = (self.rtt.timeout(1).max(LEAST_NEWS_WAIT))
+            .saturating_mul(1 << self.asked.min(8))
+            .min(MOST_NEWS_WAIT);
+        self.ask_at = awaits.then_some(now + wait);
+    }
+
+    pub(super) fn question_if_unplanned(&mut self, now: Duration) {
+        if self.ask_at.is_none() {
+            self.plan_question(now);
+        }
+    }
+
+    /// When something will be due that is not due now. What is due already waits for its lane, not for a time.
+    pub(super) fn next_timeout(&self, now: Duration) -> Option<Duration> {
+        let expiry = [self.direct.next_expiry(), self.broadcast.next_expiry()];
+        let linked = [self.hello.again_at, self.ack.due.filter(|_| self.epoch.is_some())];
+        let confirmed = [self.direct.next_due(), self.broadcast.next_due(), self.ask_at];
+        let linked = linked.into_iter().filter(|_| self.linked);
+        let confirmed = confirmed.into_iter().filter(|_| self.confirmed);
+        expiry
+            .into_iter()
+            .chain(linked)
+            .chain(confirmed)
+            .flatten()
+            .filter(|at| *at > now)
+            .min()
+    }
+
+    // ----------------------------------------------------------------------------------------------------- inbound
+
+    pub(super) fn inbound(&mut self, which: Reliable) -> &mut Inbound {
+        &mut self.inbound[which as usize]
+    }
+
+    pub(super) fn inbound_ref(&self, which: Reliable) -> &Inbound {
+        &self.inbound[which as usize]
+    }
+
+    /// An acknowledgement is owed, at the latest after `delay`.
+    pub(super) fn owe_ack(&mut self, messages: usize, now: Duration, limits: &SessionLimits) {
+        self.ack.count += messages;
+        let delay = if self.ack.count >= limits.ack_every {
+            Duration::ZERO
+        } else {
+            limits.ack_delay
+        };
+        self.advance_ack(now + delay);
+    }
+
+    /// The application took a message: say so at once if this peer has heard nothing for a while, else with the others. So an
+    /// idle conversation is not delayed, and a busy one signs no more than one acknowledgement in each delay.
+    pub(super) fn owe_ack_for_taken(&mut self, now: Duration, limits: &SessionLimits) {
+        let earliest = self
+            .ack
+            .last
+            .map_or(now, |last| (last + limits.ack_delay).max(now));
+        self.advance_ack(earliest);
+    }
+
+    pub(super) fn owe_ack_now(&mut self, now: Duration) {
+        self.advance_ack(now);
+    }
+
+    fn advance_ack(&mut self, at: Duration) {
+        self.ack.due = Some(self.ack.due.map_or(at, |due| due.min(at)));
+    }
+
+    pub(super) fn ack_sent(&mut self, now: Duration) {
+        self.ack = AckState {
+            due: None,
+            count: 0,
+            last: Some(now),
+        };
+    }
+
+    fn acks(&self) -> Vec<Ack> {
+        let Some(epoch) = self.epoch else {
+            return Vec::new();
+        };
+        let ack = |stream: Reliable| {
+            let inbound = self.inbound_ref(stream);
+            Ack {
+                epoch,
+                stream,
+                cumulative: inbound.cumulative(),
+                held: inbound.held(),
+                refused: inbound.refused(),
+            }
+        };
+        Reliable::BOTH.map(ack).into()
+    }
+
+    /// How far this peer's streams were taken, as the journal keeps it.
+    pub(super) fn mark(&self, best_effort: [u64; 2]) -> Option<Mark> {
+        let epoch = self.epoch?;
+        let mut floors = [0; 4];
+        floors[Stream::BestEffort as usize] = best_effort[0];
+        floors[Stream::BestEffortBroadcast as usize] = best_effort[1];
+        for which in Reliable::BOTH {
+            floors[which.stream() as usize] = self.inbound_ref(which).taken_up_to();
+        }
+        Some(Mark { epoch, floors })
+    }
+
+    /// The mark is on record: it may be acknowledged.
+    pub(super) fn recorded(&mut self, mark: &Mark) {
+        if self.epoch == Some(mark.epoch) {
+            for which in Reliable::BOTH {
+                self.inbound(which).record(mark.floors[which.stream() as usize]);
+            }
+        }
+    }
+
+    /// Messages and bytes of this peer that wait for an earlier one or for the application.
+    pub(super) fn load_in(&self) -> (usize, usize) {
+        let [(a, b), (c, d)] = [self.inbound[0].load(), self.inbound[1].load()];
+        (a + c, b + d)
+    }
+
+    /// Nothing of this peer waits for the application.
+    pub(super) fn inbox_is_empty(&self) -> bool {
+        self.inbound.iter().all(Inbound::inbox_is_empty)
+    }
+
+    /// Answers the hello of a peer that has yet to prove that it is live. Takes nothing else from it.
+    pub(super) fn owe_echo(&mut self, nonce: String) {
+        self.hello.echo_due = Some(nonce);
+    }
+
+    /// Remembers a message's id. Whether it was new.
+    pub(super) fn remember(&mut self, id: &MessageId) -> bool {
+        if !self.remembered_set.insert(id.clone()) {
+            return false;
+        }
+        self.remembered.push_back(id.clone());
+        if self.remembered.len() > REMEMBERED_IDS
+            && let Some(oldest) = self.remembered.pop_front()
+        {
+            self.remembered_set.remove(&oldest);
+        }
+        true
+    }
+}
