@@ -26,14 +26,9 @@ pub(crate) fn canonicalise_holds(input: &[u8]) {
                 input == canonical,
                 "the check agrees"
             );
-            let again = serde_json::from_slice(&canonical);
-            match (foreign, again) {
-                (Ok(before), Ok(after)) => assert!(same(&before, &after), "the value is the same"),
-                // serde_json reads doubles inexactly, and so sees some of the largest overflow.
-                (Err(error), _) | (_, Err(error)) if error.to_string().starts_with("number out of range") => {
-                }
-                (Err(error), _) | (_, Err(error)) => panic!("what is taken and returned is JSON: {error}"),
-            }
+            let before = foreign.expect("what is taken is JSON");
+            let after = serde_json::from_slice(&canonical).expect("what is returned is JSON");
+            assert!(same(&before, &after), "the value is the same");
         }
         Err(error) => {
             assert!(error.offset <= input.len(), "{error}");
@@ -47,7 +42,6 @@ pub(crate) fn canonicalise_holds(input: &[u8]) {
                     error.kind,
                     Kind::DuplicateMember
                         | Kind::IntegerTooLarge
-                        | Kind::NumberOutOfRange
                         | Kind::TooDeep
                         | Kind::TooManyMembers
                         | Kind::TooManyValues
@@ -154,16 +148,12 @@ fn rebuild(value: Value<'_>) -> Vec<u8> {
     out
 }
 
-/// Equal, but for the last bits of a double: serde_json does not read those exactly.
+/// Equal, where `1` equals `1.0`: serde_json keeps the two apart. It reads doubles exactly with `float_roundtrip`, which this crate
+/// asks for.
 fn same(a: &serde_json::Value, b: &serde_json::Value) -> bool {
     use serde_json::Value::{Array, Number, Object};
     match (a, b) {
-        (Number(a), Number(b)) => {
-            let (Some(a), Some(b)) = (a.as_f64(), b.as_f64()) else {
-                return false;
-            };
-            (a - b).abs() <= a.abs().max(b.abs()) * 4.0 * f64::EPSILON || (a - b).abs() < 1e-300
-        }
+        (Number(a), Number(b)) => a.as_f64() == b.as_f64(),
         (Array(a), Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
         (Object(a), Object(b)) => {
             a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| same(a, b)))
