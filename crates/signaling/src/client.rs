@@ -796,3 +796,33 @@ fn closed(url: &str, frame: Option<CloseFrame>) -> Outcome {
 fn broken(error: &WsError) -> Outcome {
     Outcome::Lost(DisconnectReason::Broken(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::ServerLimits;
+
+    /// Fails if an agent could be locked out of a full server by the size of its welcome.
+    #[test]
+    fn the_welcome_of_a_full_server_fits() {
+        let agents: Vec<_> = (0..ServerLimits::default().max_agents)
+            .map(|n| AgentInfo {
+                agent_id: AgentId::new(format!("{n:x>128}")).unwrap(),
+                public_key: Some(*Identity::from_seed(&[1; 32]).public_key()),
+                epoch: Some(MAX_SAFE_INTEGER),
+            })
+            .collect();
+        let welcome = ServerFrame::Registered {
+            agent_id: AgentId::new("a").unwrap(),
+            connected_agents: agents.iter().map(|agent| agent.agent_id.clone()).collect(),
+            agents,
+            server_id: None,
+        };
+        let limits = ClientLimits::default();
+        let limits = FrameLimits {
+            max_bytes: limits.max_frame_bytes,
+            max_agents: limits.max_agents,
+        };
+        assert_eq!(ServerFrame::parse(&welcome.to_text(), &limits), Ok(welcome));
+    }
+}

@@ -89,7 +89,6 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>, mut stopping: 
     let config = WebSocketConfig::default()
         .read_buffer_size(8 * 1024)
         .write_buffer_size(16 * 1024)
-        .max_write_buffer_size(usize::MAX)
         .max_message_size(Some(limits.max_frame_bytes))
         .max_frame_size(Some(limits.max_frame_bytes));
     let socket = tokio::select! {
