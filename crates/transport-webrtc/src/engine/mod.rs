@@ -63,9 +63,11 @@ pub(crate) struct EngineConfig {
     pub(crate) relay_only: bool,
     /// Local addresses, one socket each. A wildcard stands for every interface but loopback, port 0 for a free one.
     pub(crate) bind: Vec<SocketAddr>,
+    /// Time from knowing both descriptions to the messaging channel being open.
+    pub(crate) setup_timeout: Duration,
     /// Silence (not even an answer to a keepalive) after which the connection counts as disconnected.
     pub(crate) disconnected_after: Duration,
-    /// *Further* silence after which it is given up. Also, together with the former, the time that ICE has to connect.
+    /// *Further* silence after which it is given up. Both together also bound the time that ICE has to connect.
     pub(crate) failed_after: Duration,
     /// Time between keepalives on an idle connection.
     pub(crate) keepalive: Duration,
@@ -89,6 +91,7 @@ impl Default for EngineConfig {
                 SocketAddr::from(([0, 0, 0, 0], 0)),
                 SocketAddr::from(([127, 0, 0, 1], 0)),
             ],
+            setup_timeout: Duration::from_secs(10),
             // The library's 5 s and 25 s are made for calls: "a killed peer never ends `poll()`", only these do. A dead
             // peer shows after 2.5 s to 3 s; a hand-over between networks of up to 10 s is survived.
             disconnected_after: Duration::from_millis(2_500),
@@ -272,6 +275,7 @@ struct Shared {
     turns: [Semaphore; 2],
     closing: AtomicBool,
     max_frame: AtomicUsize,
+    setup_timeout: Duration,
     flush_timeout: Duration,
     local: Description,
     remote: OnceLock<Description>,
@@ -651,6 +655,7 @@ impl Setup {
             turns: [Semaphore::new(1), Semaphore::new(1)],
             closing: AtomicBool::new(false),
             max_frame: AtomicUsize::new(config.max_message_size as usize),
+            setup_timeout: config.setup_timeout,
             flush_timeout: config.flush_timeout,
             local: local.clone(),
             remote: remote.map(OnceLock::from).unwrap_or_default(),

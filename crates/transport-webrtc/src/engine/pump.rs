@@ -99,6 +99,29 @@ impl PeerConnectionEventHandler for Handler {
 /// A lane's events, ending with `None`.
 type LaneEvents = BoxStream<'static, (Lane, Option<DataChannelEvent>)>;
 
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy)]
+enum SetupState {
+    /// Waiting for the other description, for as long as the caller likes.
+    Described,
+    /// Has both. The library never reports that the DTLS handshake failed (a certificate that is not the announced one, for
+    /// example): the state stays `connecting` until its retransmissions are exhausted, after 17 s.
+    Connecting { until: Instant },
+    /// Messaging is open; best effort may follow.
+    Open { until: Instant },
+    /// Nothing more to wait for.
+    Settled,
+}
+
+impl SetupState {
+    fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Connecting { until } | Self::Open { until } => Some(until),
+            Self::Described | Self::Settled => None,
+        }
+    }
+}
+
 pub(super) struct Pump {
     shared: Arc<Shared>,
     lanes: SelectAll<LaneEvents>,
@@ -111,8 +134,7 @@ pub(super) struct Pump {
     stop: watch::Receiver<bool>,
     events: mpsc::Sender<PeerEvent>,
     since_nudge: u32,
-    /// When setting up ends even if a lane is missing.
-    settled_at: Option<Instant>,
+    setup: SetupState,
 }
 
 impl Pump {
@@ -138,7 +160,7 @@ impl Pump {
             stop,
             events,
             since_nudge: 0,
-            settled_at: None,
+            setup: SetupState::Described,
         };
         for (lane, channel) in offered {
             pump.watch_lane(lane, channel);
@@ -169,16 +191,15 @@ impl Pump {
 
     async fn serve(&mut self) -> Result<std::convert::Infallible, CloseReason> {
         loop {
-            let settled_at = self.settled_at;
+            let deadline = self.setup.deadline();
             tokio::select! {
                 biased;
                 // Ends with the `Peer`, too.
                 () = stopped(&mut self.stop) => return Err(CloseReason::Local),
                 Some(control) = self.control.recv() => self.on_control(control).await?,
                 Ok(()) = self.state.changed() => self.on_state().await?,
-                () = tokio::time::sleep_until(settled_at.unwrap_or_else(Instant::now)), if settled_at.is_some() => {
-                    self.settled_at = None;
-                    self.settle().await;
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    self.on_deadline().await?;
                 }
                 Some((lane, event)) = self.lanes.next() => self.on_lane(lane, event).await?,
             }
@@ -243,7 +264,14 @@ impl Pump {
     async fn on_state(&mut self) -> Result<(), CloseReason> {
         let state = *self.state.borrow_and_update();
         match state {
-            ConnectionState::Connecting => self.emit(PeerEvent::State(LinkState::Connecting)).await,
+            ConnectionState::Connecting => {
+                if matches!(self.setup, SetupState::Described) {
+                    self.setup = SetupState::Connecting {
+                        until: Instant::now() + self.shared.setup_timeout,
+                    };
+                }
+                self.emit(PeerEvent::State(LinkState::Connecting)).await
+            }
             ConnectionState::Connected => self.emit(PeerEvent::State(LinkState::Connected)).await,
             ConnectionState::Disconnected => self.emit(PeerEvent::State(LinkState::Disconnected)).await,
             ConnectionState::Failed => Err(CloseReason::Failed),
@@ -288,10 +316,11 @@ impl Pump {
         // Data that came in one datagram with the end of the handshake is parked as well.
         self.pace.nudge();
         if self.shared.lanes.iter().all(|lane| lane.get().is_some()) {
-            self.settled_at = None;
             self.settle().await;
-        } else {
-            self.settled_at = Some(Instant::now() + SETTLE);
+        } else if lane == Lane::Messaging {
+            self.setup = SetupState::Open {
+                until: Instant::now() + SETTLE,
+            };
         }
         self.emit(PeerEvent::ChannelOpen(lane)).await
     }
@@ -321,8 +350,20 @@ impl Pump {
         }
     }
 
+    async fn on_deadline(&mut self) -> Result<(), CloseReason> {
+        match self.setup {
+            SetupState::Connecting { .. } => Err(CloseReason::Failed),
+            SetupState::Open { .. } => {
+                self.settle().await;
+                Ok(())
+            }
+            SetupState::Described | SetupState::Settled => Ok(()),
+        }
+    }
+
     /// Ends the hurry of setting up, unless the path is relayed.
     async fn settle(&mut self) {
+        self.setup = SetupState::Settled;
         let relayed = self.shared.path().await.is_some_and(|path| path.relayed);
         self.pace.hurry(relayed);
     }

@@ -96,6 +96,16 @@ async fn open(events: &mut mpsc::Receiver<PeerEvent>, other: &Peer) {
     }
 }
 
+/// Until the other side has acknowledged everything on the messaging lane.
+async fn acknowledged(peer: &Peer) {
+    let all = async {
+        while peer.buffered_amount(Lane::Messaging).await > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, all).await.expect("acknowledgements in time");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn opens_and_carries_a_frame_each_way() {
     let started = Instant::now();
@@ -113,4 +123,428 @@ async fn opens_and_carries_a_frame_each_way() {
     assert_eq!(a.frame().await, (Lane::BestEffort, Bytes::from_static(b"pong")));
     a.peer.close().await;
     assert_eq!(b.closed().await, CloseReason::Remote);
+}
+
+/// 10,000 frames each way at once. Falsified by a stall (webrtc parks streams at 256 unread messages), a loss, a reordering.
+async fn flood(size: usize, count: u32) -> Duration {
+    let (a, b) = connected(&loopback()).await;
+    let started = Instant::now();
+    let mut longest = Duration::ZERO;
+    let (a_peer, b_peer) = (Arc::new(a.peer), Arc::new(b.peer));
+    let mut tasks = Vec::new();
+    for (peer, mut events) in [(Arc::clone(&a_peer), b.events), (Arc::clone(&b_peer), a.events)] {
+        tasks.push(tokio::spawn(async move {
+            for n in 0..count {
+                let mut frame = BytesMut::zeroed(size);
+                let len = size.min(4);
+                frame[..len].copy_from_slice(&n.to_be_bytes()[4 - len..]);
+                peer.send(Lane::Messaging, frame.freeze()).await.unwrap();
+            }
+            Duration::ZERO
+        }));
+        tasks.push(tokio::spawn(async move {
+            let mut longest = Duration::ZERO;
+            let mut last = Instant::now();
+            for n in 0..count {
+                let frame = loop {
+                    match timeout(PATIENCE, events.recv())
+                        .await
+                        .expect("no stall")
+                        .expect("open")
+                    {
+                        PeerEvent::Frame(_, frame) => break frame,
+                        PeerEvent::Closed(reason) => panic!("closed: {reason:?}"),
+                        _ => {}
+                    }
+                };
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+                let len = size.min(4);
+                assert_eq!(frame.len(), size);
+                assert_eq!(frame[..len], n.to_be_bytes()[4 - len..], "in order");
+            }
+            longest
+        }));
+    }
+    for task in tasks {
+        longest = longest.max(task.await.unwrap());
+    }
+    eprintln!(
+        "{count} x {size} B each way in {:?}, longest gap {longest:?}",
+        started.elapsed()
+    );
+    longest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_small_frames_each_way_without_a_stall() {
+    assert!(flood(300, 10_000).await < Duration::from_millis(500));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_one_byte_frames_does_not_stall() {
+    assert!(flood(1, 10_000).await < Duration::from_millis(500));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frame_of_200_kib_comes_back_whole() {
+    let config = EngineConfig {
+        max_message_size: MAX_MESSAGE_SIZE,
+        ..loopback()
+    };
+    let (mut a, mut b) = connected(&config).await;
+    let frame: Bytes = (0..200 * 1024_u32).map(|n| (n % 251) as u8).collect();
+    a.peer.send(Lane::Messaging, frame.clone()).await.unwrap();
+    let (_, echo) = b.frame().await;
+    b.peer.send(Lane::Messaging, echo).await.unwrap();
+    assert!(a.frame().await.1 == frame);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frame_above_the_smaller_limit_is_refused_by_the_sender() {
+    let (to_a, a_events) = mpsc::channel(64);
+    let (to_b, b_events) = mpsc::channel(64);
+    let large = EngineConfig {
+        max_message_size: MAX_MESSAGE_SIZE,
+        ..loopback()
+    };
+    let (a, offer) = Peer::offer(&large, to_a).await.unwrap();
+    let (b, answer) = Peer::answer(&loopback(), &offer.sdp, to_b).await.unwrap();
+    a.accept_answer(&answer.sdp).await.unwrap();
+    let (mut a_events, mut b_events) = (a_events, b_events);
+    tokio::join!(open(&mut a_events, &b), open(&mut b_events, &a));
+    assert_eq!(a.max_frame(), 65_536);
+    let refused = a.send(Lane::Messaging, Bytes::from(vec![0; 65_537])).await;
+    assert_eq!(
+        refused,
+        Err(EngineError::TooLarge {
+            size: 65_537,
+            limit: 65_536
+        })
+    );
+    a.send(Lane::Messaging, Bytes::from(vec![0; 65_536]))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_sent_before_the_channel_is_open() {
+    let (to_a, _a_events) = mpsc::channel(64);
+    let (a, _offer) = Peer::offer(&loopback(), to_a).await.unwrap();
+    assert_eq!(
+        a.send(Lane::Messaging, Bytes::new()).await,
+        Err(EngineError::NotOpen(Lane::Messaging))
+    );
+    assert_eq!(
+        a.try_send(Lane::BestEffort, Bytes::new()).await,
+        Err(EngineError::NotOpen(Lane::BestEffort))
+    );
+    a.close().await;
+    assert_eq!(
+        a.send(Lane::Messaging, Bytes::new()).await,
+        Err(EngineError::Closed)
+    );
+}
+
+/// Falsified when DTLS accepts a certificate that the description did not announce.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_was_not_announced_is_refused() {
+    let config = EngineConfig {
+        setup_timeout: Duration::from_secs(1),
+        ..loopback()
+    };
+    let (to_a, mut a_events) = mpsc::channel(64);
+    let (to_b, mut b_events) = mpsc::channel(64);
+    let (a, offer) = Peer::offer(&config, to_a).await.unwrap();
+    let (b, answer) = Peer::answer(&EngineConfig::default(), &offer.sdp, to_b)
+        .await
+        .unwrap();
+    // The same answer, ICE credentials and all, with one digit of the fingerprint changed.
+    let at = answer.sdp.find("sha-256 ").unwrap() + "sha-256 ".len();
+    let digit = if answer.sdp.as_bytes()[at] == b'0' {
+        "1"
+    } else {
+        "0"
+    };
+    let forged = format!("{}{digit}{}", &answer.sdp[..at], &answer.sdp[at + 1..]);
+    a.accept_answer(&forged).await.unwrap();
+
+    let started = Instant::now();
+    let reason = loop {
+        tokio::select! {
+            event = a_events.recv() => match event.expect("open") {
+                PeerEvent::LocalCandidate(candidate) => b.add_candidate(candidate).await.unwrap(),
+                PeerEvent::Closed(reason) => break reason,
+                PeerEvent::ChannelOpen(_) | PeerEvent::Frame(..) => panic!("accepted"),
+                _ => {}
+            },
+            event = b_events.recv() => match event {
+                Some(PeerEvent::LocalCandidate(candidate)) => a.add_candidate(candidate).await.unwrap(),
+                Some(PeerEvent::ChannelOpen(_)) => panic!("opened on the other side"),
+                None => panic!("the other side's pump is gone without a word"),
+                _ => {}
+            },
+            () = tokio::time::sleep(PATIENCE) => panic!("neither accepted nor refused"),
+        }
+    };
+    assert_eq!(reason, CloseReason::Failed);
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(a.remote_fingerprint(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_sides_know_both_certificates() {
+    let (a, b) = connected(&loopback()).await;
+    assert_eq!(a.peer.remote_fingerprint(), Some(b.peer.local_fingerprint()));
+    assert_eq!(b.peer.remote_fingerprint(), Some(a.peer.local_fingerprint()));
+    assert_ne!(a.peer.local_fingerprint(), b.peer.local_fingerprint());
+    let path = a.peer.path().await.unwrap();
+    assert!(path.local.starts_with("127.0.0.1:") && !path.relayed, "{path:?}");
+}
+
+/// Falsified when the other side learns of it by a time-out only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_is_noticed_at_once_and_loses_nothing() {
+    let (a, mut b) = connected(&loopback()).await;
+    for n in 0..200_u32 {
+        a.peer
+            .send(Lane::Messaging, Bytes::copy_from_slice(&n.to_be_bytes()))
+            .await
+            .unwrap();
+    }
+    a.peer.close().await;
+    let started = Instant::now();
+    for n in 0..200_u32 {
+        assert_eq!(b.frame().await.1, Bytes::copy_from_slice(&n.to_be_bytes()));
+    }
+    assert_eq!(b.closed().await, CloseReason::Remote);
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(
+        b.peer.send(Lane::Messaging, Bytes::new()).await,
+        Err(EngineError::Closed)
+    );
+    a.peer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_the_peer_is_noticed_at_once() {
+    let (a, mut b) = connected(&loopback()).await;
+    drop(a);
+    let started = Instant::now();
+    assert_eq!(b.closed().await, CloseReason::Remote);
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+/// The peer's process dies: its tasks and sockets vanish without a word.
+#[test]
+fn a_killed_peer_is_noticed_within_four_seconds() {
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (ours, theirs) = (runtime(), runtime());
+    ours.block_on(async {
+        let config = loopback();
+        let (to_a, mut a_events) = mpsc::channel(64);
+        let (to_b, mut b_events) = mpsc::channel(64);
+        let (a, offer) = Peer::offer(&config, to_a).await.unwrap();
+        let b_config = config.clone();
+        let (b, answer) = theirs
+            .spawn(async move { Box::pin(Peer::answer(&b_config, &offer.sdp, to_b)).await })
+            .await
+            .unwrap()
+            .unwrap();
+        a.accept_answer(&answer.sdp).await.unwrap();
+        tokio::join!(open(&mut a_events, &b), open(&mut b_events, &a));
+
+        theirs.shutdown_background();
+        let started = Instant::now();
+        let noticed = loop {
+            match timeout(PATIENCE, a_events.recv()).await.unwrap().unwrap() {
+                PeerEvent::State(LinkState::Disconnected) => break started.elapsed(),
+                PeerEvent::Closed(reason) => panic!("closed: {reason:?}"),
+                _ => {}
+            }
+        };
+        eprintln!("disconnected after {noticed:?}");
+        assert!(noticed < Duration::from_secs(4), "{noticed:?}");
+        let reason = loop {
+            if let PeerEvent::Closed(reason) = timeout(PATIENCE, a_events.recv()).await.unwrap().unwrap() {
+                break reason;
+            }
+        };
+        eprintln!("closed after {:?}", started.elapsed());
+        assert_eq!(reason, CloseReason::Failed);
+        // Returns although the peer acknowledges nothing any more.
+        timeout(Duration::from_secs(2), a.close()).await.unwrap();
+    });
+}
+
+/// Falsified by a task, socket or timer that survives its connection. Other tests open descriptors, too, so the counting is
+/// done in a process of its own.
+#[test]
+fn thirty_connections_leave_nothing_behind() {
+    const NAME: &str = "engine::tests::thirty_connections_leave_nothing_behind";
+    const CHILD: &str = "IFMESH_TEST_COUNTS_DESCRIPTORS";
+    if std::env::var_os(CHILD).is_none() {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", NAME, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        assert!(
+            child.status.success(),
+            "{}",
+            String::from_utf8_lossy(&child.stderr)
+        );
+        return;
+    }
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let cycle = async || {
+        let (a, mut b) = connected(&loopback()).await;
+        a.peer
+            .send(Lane::Messaging, Bytes::from_static(b"hello"))
+            .await
+            .unwrap();
+        b.frame().await;
+        a.peer.close().await;
+        // One side closes, the other one learns of it and is merely dropped.
+        assert_eq!(b.closed().await, CloseReason::Remote);
+    };
+    runtime.block_on(async {
+        let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        let descriptors = || std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        cycle().await;
+        // The first cycle's tasks may still be leaving, which only makes these larger by a few.
+        let before = (tasks(), descriptors());
+        for _ in 0..30 {
+            cycle().await;
+        }
+        let left = async {
+            while tasks() > before.0 || descriptors() > before.1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let settled = timeout(PATIENCE, left).await.is_ok();
+        assert!(
+            settled,
+            "{} tasks and {} descriptors, before {before:?}",
+            tasks(),
+            descriptors()
+        );
+    });
+}
+
+/// webrtc parks what comes when 256 messages are unread, and takes it up again when a datagram happens to arrive. Here only
+/// keepalives could, every 5 s: falsified when one of them is what it takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_parked_flows_as_soon_as_it_is_read() {
+    const COUNT: u32 = 5_000;
+    let config = EngineConfig {
+        keepalive: Duration::from_secs(5),
+        disconnected_after: Duration::from_secs(20),
+        ..loopback()
+    };
+    let (a, mut b) = connected(&config).await;
+    // An acknowledgement that is still due would be such a datagram.
+    b.peer
+        .send(Lane::Messaging, Bytes::from_static(b"acknowledge me"))
+        .await
+        .unwrap();
+    acknowledged(&b.peer).await;
+    for n in 0..COUNT {
+        a.peer
+            .send(Lane::Messaging, Bytes::copy_from_slice(&n.to_be_bytes()))
+            .await
+            .unwrap();
+    }
+    acknowledged(&a.peer).await;
+
+    let started = Instant::now();
+    for n in 0..COUNT {
+        assert_eq!(b.frame().await.1[..], n.to_be_bytes());
+    }
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+/// A reader that takes nothing. Falsified when the sender can go on and on, its memory with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_holds_the_sender_and_then_gets_everything() {
+    const FRAME: usize = 16 * 1024;
+    let (a, mut b) = connected(&loopback()).await;
+    let mut sent = 0_u32;
+    // 64 events, 2 x 256 messages in the library, 1 MiB of receive window, 64 KiB of ours: about 10 MiB.
+    let held = loop {
+        let mut frame = BytesMut::zeroed(FRAME);
+        frame[..4].copy_from_slice(&sent.to_be_bytes());
+        if timeout(
+            Duration::from_millis(1_500),
+            a.peer.send(Lane::Messaging, frame.freeze()),
+        )
+        .await
+        .is_err()
+        {
+            break true;
+        }
+        sent += 1;
+        if sent > 4_000 {
+            break false;
+        }
+    };
+    assert!(held, "64 MiB went to nobody");
+    let buffered = a.peer.buffered_amount(Lane::Messaging).await;
+    eprintln!("held after {sent} frames, {buffered} bytes buffered");
+    assert!(
+        buffered <= EngineConfig::default().send_limit + FRAME,
+        "{buffered}"
+    );
+
+    let resumed = Instant::now();
+    for n in 0..sent {
+        let (_, frame) = b.frame().await;
+        assert_eq!(frame[..4], n.to_be_bytes(), "after {:?}", resumed.elapsed());
+    }
+    eprintln!("all {sent} frames after {:?}", resumed.elapsed());
+    a.peer
+        .send(Lane::Messaging, Bytes::from_static(b"on we go"))
+        .await
+        .unwrap();
+    b.frame().await;
+    eprintln!("going on after {:?}", resumed.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn best_effort_says_when_it_has_no_room() {
+    let (a, _b) = connected(&loopback()).await;
+    let frame = Bytes::from(vec![0; 16 * 1024]);
+    let mut taken = 0;
+    while a.peer.try_send(Lane::BestEffort, frame.clone()).await.unwrap() {
+        taken += 1;
+        assert!(taken < 10_000, "it always has room");
+    }
+    assert!(a.peer.buffered_amount(Lane::BestEffort).await <= EngineConfig::default().send_limit);
 }
