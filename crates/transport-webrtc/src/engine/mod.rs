@@ -23,6 +23,7 @@ mod sdp;
 mod tests;
 
 use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -285,11 +286,12 @@ struct Shared {
     drops: Counters,
 }
 
-/// The peer's candidates: how many came, and those that wait for its description.
-#[derive(Default)]
+/// The peer's candidates.
 struct Candidates {
+    /// How many came.
     taken: usize,
-    waiting: Vec<Candidate>,
+    /// Those that wait for the peer's description; `None` once the library has it.
+    waiting: Option<Vec<Candidate>>,
 }
 
 #[derive(Default)]
@@ -305,18 +307,26 @@ impl Peer {
     /// `events` is the connection's only way to press back: while it is full, nothing is read, SCTP's receive window
     /// closes, and the peer's `send` waits. When its receiver is dropped, the connection closes.
     ///
+    /// Cancel safe: what a dropped call had begun is closed.
+    ///
     /// # Errors
     /// `Config` and `Library`. Needs a Tokio runtime with time and I/O.
     pub(crate) async fn offer(
         config: &EngineConfig,
         events: mpsc::Sender<PeerEvent>,
     ) -> Result<(Self, Description), EngineError> {
-        let setup = Setup::new(config).await?;
-        let result = setup.describe_offer().await;
-        setup.start(config, events, result, None).await
+        let config = config.clone();
+        spawned(async move {
+            let setup = Setup::new(&config).await?;
+            let described = setup.describe_offer().await;
+            setup.start(&config, events, described, None).await
+        })
+        .await
     }
 
     /// Answers an offer. The peer's channels open as it announces them; those with other labels are closed and counted.
+    ///
+    /// Cancel safe: what a dropped call had begun is closed.
     ///
     /// # Errors
     /// `Description` when the offer is refused, `Config`, `Library`. Needs a Tokio runtime with time and I/O.
@@ -326,9 +336,13 @@ impl Peer {
         events: mpsc::Sender<PeerEvent>,
     ) -> Result<(Self, Description), EngineError> {
         let offer = Description::parse(offer)?;
-        let setup = Setup::new(config).await?;
-        let result = setup.describe_answer(&offer).await;
-        setup.start(config, events, result, Some(offer)).await
+        let config = config.clone();
+        spawned(async move {
+            let setup = Setup::new(&config).await?;
+            let described = setup.describe_answer(&offer).await;
+            setup.start(&config, events, described, Some(offer)).await
+        })
+        .await
     }
 
     /// Gives the offering side its answer, and then the candidates that came before it.
@@ -349,8 +363,8 @@ impl Peer {
             .set_remote_description(described)
             .await
             .map_err(refused)?;
-        let waiting = std::mem::take(&mut self.shared.candidates().waiting);
-        for candidate in waiting {
+        let waiting = self.shared.candidates().waiting.take();
+        for candidate in waiting.into_iter().flatten() {
             // A bad candidate does not spoil the answer; it was counted.
             let _ = self.shared.use_candidate(candidate).await;
         }
@@ -381,8 +395,8 @@ impl Peer {
                 )));
             }
             candidates.taken += 1;
-            if self.shared.remote.get().is_none() {
-                candidates.waiting.push(candidate);
+            if let Some(waiting) = &mut candidates.waiting {
+                waiting.push(candidate);
                 return Ok(());
             }
         }
@@ -658,9 +672,12 @@ impl Setup {
             setup_timeout: config.setup_timeout,
             flush_timeout: config.flush_timeout,
             local: local.clone(),
+            candidates: Mutex::new(Candidates {
+                taken: 0,
+                waiting: remote.is_none().then(Vec::new),
+            }),
             remote: remote.map(OnceLock::from).unwrap_or_default(),
             certificate: OnceLock::new(),
-            candidates: Mutex::default(),
             drops: Counters::default(),
         });
         let (stop, stopped) = watch::channel(false);
@@ -682,6 +699,17 @@ impl Setup {
             drop(ended);
         });
         Ok((Peer { shared, stop, done }, local))
+    }
+}
+
+/// Runs the set-up to its end even when the caller stops waiting: a half-built connection whose future is dropped leaves its
+/// driver running for ever, while a finished `Peer` that nobody takes closes itself.
+async fn spawned<T: Send + 'static>(
+    setup: impl Future<Output = Result<T, EngineError>> + Send + 'static,
+) -> Result<T, EngineError> {
+    match tokio::spawn(setup).await {
+        Ok(result) => result,
+        Err(error) => Err(EngineError::Library(error.to_string())),
     }
 }
 

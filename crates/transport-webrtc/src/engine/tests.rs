@@ -548,3 +548,209 @@ async fn best_effort_says_when_it_has_no_room() {
     }
     assert!(a.peer.buffered_amount(Lane::BestEffort).await <= EngineConfig::default().send_limit);
 }
+
+/// Candidates may overtake the answer. Falsified when the early ones are lost, since no others are sent here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn candidates_that_come_before_the_answer_are_kept() {
+    let (to_a, mut a_events) = mpsc::channel(64);
+    let (to_b, mut b_events) = mpsc::channel(64);
+    let (a, offer) = Peer::offer(&loopback(), to_a).await.unwrap();
+    let (_b, answer) = Peer::answer(&loopback(), &offer.sdp, to_b).await.unwrap();
+    loop {
+        match timeout(PATIENCE, b_events.recv()).await.unwrap().unwrap() {
+            PeerEvent::LocalCandidate(candidate) => {
+                // As the browser's JSON, there and back.
+                let json = serde_json::to_string(&candidate).unwrap();
+                assert!(
+                    json.contains(r#""sdpMid":"0","sdpMLineIndex":0,"usernameFragment":""#),
+                    "{json}"
+                );
+                a.add_candidate(serde_json::from_str(&json).unwrap())
+                    .await
+                    .unwrap();
+            }
+            PeerEvent::GatheringDone => break,
+            _ => {}
+        }
+    }
+    a.accept_answer(&answer.sdp).await.unwrap();
+    assert_eq!(a.accept_answer(&answer.sdp).await, Err(EngineError::Unexpected));
+    // The answering side hears of none of ours: it learns our address from our checks.
+    let mut open = 0;
+    while open < 2 {
+        match timeout(PATIENCE, a_events.recv()).await.unwrap().unwrap() {
+            PeerEvent::ChannelOpen(_) => open += 1,
+            PeerEvent::Closed(reason) => panic!("closed: {reason:?}"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn useless_and_excess_candidates_are_counted_and_bounded() {
+    let candidate = |text: &str| Candidate {
+        candidate: text.to_owned(),
+        sdp_mid: None,
+        sdp_m_line_index: None,
+        username_fragment: None,
+    };
+    let (to_a, _events) = mpsc::channel(64);
+    let (to_b, _b_events) = mpsc::channel(64);
+    let (a, offer) = Peer::offer(&loopback(), to_a).await.unwrap();
+    let (b, _answer) = Peer::answer(&loopback(), &offer.sdp, to_b).await.unwrap();
+    b.add_candidate(candidate("")).await.unwrap();
+    b.add_candidate(candidate("candidate:1 1 udp 1 0e1d3c5a.local 9 typ host"))
+        .await
+        .unwrap();
+    b.add_candidate(candidate(
+        "candidate:1 1 tcp 1 127.0.0.1 9 typ host tcptype passive",
+    ))
+    .await
+    .unwrap();
+    assert_eq!(b.drops().remote_candidates, 2);
+    let refused = b
+        .add_candidate(candidate("candidate:1 1 udp one 127.0.0.1 9 typ host"))
+        .await;
+    assert!(matches!(refused, Err(EngineError::Candidate(_))), "{refused:?}");
+
+    for n in 0..MAX_CANDIDATES {
+        a.add_candidate(candidate(&format!(
+            "candidate:1 1 udp 1 127.0.0.1 {} typ host",
+            1_000 + n
+        )))
+        .await
+        .unwrap();
+    }
+    let refused = a
+        .add_candidate(candidate("candidate:1 1 udp 1 127.0.0.1 9 typ host"))
+        .await;
+    assert!(matches!(refused, Err(EngineError::Candidate(_))), "{refused:?}");
+}
+
+/// A foreign peer with one channel of ours, one that nobody asked for, and no best effort.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn channels_with_other_labels_are_closed_and_counted() {
+    let config = loopback();
+    let foreign = Box::pin(Setup::new(&config)).await.unwrap();
+    let strange = foreign
+        .connection
+        .create_data_channel("something-else", None)
+        .await
+        .unwrap();
+    let known = foreign
+        .connection
+        .create_data_channel(Lane::Messaging.label(), None)
+        .await
+        .unwrap();
+    let offer = foreign.connection.create_offer(None).await.unwrap();
+    foreign
+        .connection
+        .set_local_description(offer.clone())
+        .await
+        .unwrap();
+
+    let (to_b, events) = mpsc::channel(64);
+    let (peer, answer) = Peer::answer(&config, &offer.sdp, to_b).await.unwrap();
+    let mut b = End { peer, events };
+    let answer = RTCSessionDescription::answer(answer.sdp).unwrap();
+    foreign.connection.set_remote_description(answer).await.unwrap();
+    loop {
+        match b.next().await {
+            PeerEvent::LocalCandidate(candidate) => {
+                let init = RTCIceCandidateInit {
+                    candidate: candidate.candidate,
+                    ..RTCIceCandidateInit::default()
+                };
+                foreign.connection.add_ice_candidate(init).await.unwrap();
+            }
+            PeerEvent::ChannelOpen(lane) => {
+                assert_eq!(lane, Lane::Messaging);
+                break;
+            }
+            PeerEvent::Closed(reason) => panic!("closed: {reason:?}"),
+            _ => {}
+        }
+    }
+    use webrtc::data_channel::DataChannelEvent;
+    let ended = async { while !matches!(strange.poll().await, Some(DataChannelEvent::OnClose) | None) {} };
+    timeout(PATIENCE, ended)
+        .await
+        .expect("the strange channel is closed");
+    assert_eq!(b.peer.drops().foreign_channels, 1);
+    assert_eq!(
+        b.peer.send(Lane::BestEffort, Bytes::new()).await,
+        Err(EngineError::NotOpen(Lane::BestEffort))
+    );
+
+    // The other one works; text is taken as its bytes.
+    while !matches!(known.poll().await, Some(DataChannelEvent::OnOpen)) {}
+    known.send_text("{}").await.unwrap();
+    assert_eq!(b.frame().await, (Lane::Messaging, Bytes::from_static(b"{}")));
+    foreign.connection.close().await.unwrap();
+    assert_eq!(b.closed().await, CloseReason::Remote);
+}
+
+/// The caller gives up while the set-up runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_offer_leaves_nothing_behind() {
+    let (to_a, mut events) = mpsc::channel(64);
+    let config = loopback();
+    let mut offer = Box::pin(Peer::offer(&config, to_a));
+    assert!(futures::poll!(&mut offer).is_pending());
+    drop(offer);
+    // The pump holds the last sender; it goes when the connection is freed.
+    while timeout(PATIENCE, events.recv())
+        .await
+        .expect("freed in time")
+        .is_some()
+    {}
+}
+
+#[tokio::test]
+async fn descriptions_are_read_strictly() {
+    let (to_a, _events) = mpsc::channel(64);
+    let (a, offer) = Peer::offer(&loopback(), to_a).await.unwrap();
+    let sdp = offer.sdp;
+    let line = |name: &str| {
+        sdp.lines()
+            .find(|line| line.starts_with(name))
+            .unwrap()
+            .to_owned()
+    };
+    let fingerprint = line("a=fingerprint:sha-256 ");
+    let other = "a=fingerprint:sha-256 ".to_owned() + &["AB"; 32].join(":");
+    assert_eq!(
+        Description::parse(&sdp).unwrap().fingerprint,
+        a.local_fingerprint()
+    );
+    assert_eq!(
+        Description::parse(&sdp.to_uppercase().replace("A=", "a=")).ok(),
+        None
+    );
+
+    let refused = |text: String| {
+        assert!(
+            matches!(Description::parse(&text), Err(EngineError::Description(_))),
+            "{text}"
+        )
+    };
+    refused(String::new());
+    refused(format!("{sdp}m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n"));
+    refused(format!("{sdp}{}\r\n", line("m=application")));
+    refused(format!("{sdp}{other}\r\n"));
+    refused(format!("{sdp}a=ice-ufrag:other\r\n"));
+    refused(sdp.replace(&fingerprint, "a=fingerprint:sha-256 AB:CD"));
+    refused(sdp.replace(&fingerprint, "a=x"));
+    refused(format!(
+        "{sdp}{}",
+        "a=candidate:1 1 udp 1 127.0.0.1 9 typ host\r\n".repeat(65)
+    ));
+    refused(format!("{sdp}a=x:{}\r\n", "x".repeat(32 * 1024)));
+
+    // aiortc announces its certificate three times; the library would refuse the handshake.
+    let three = format!("a=fingerprint:sha-512 {}\r\n{fingerprint}", ["AB"; 64].join(":"));
+    let read = Description::parse(&sdp.replace(&fingerprint, &three)).unwrap();
+    assert!(!read.sdp.contains("sha-512") && read.fingerprint == a.local_fingerprint());
+    // The same certificate twice, at session and at media level, is one.
+    Description::parse(&format!("{sdp}{fingerprint}\r\n")).unwrap();
+}
