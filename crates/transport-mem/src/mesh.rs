@@ -1,6 +1,7 @@
 use std::{
     collections::BTreeMap,
     fmt, io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::Duration,
 };
@@ -20,13 +21,17 @@ use crate::{
 /// `Err` only if the operating system refuses the runtime.
 ///
 /// # Panics
-/// Where `story` does, and inside another runtime, as tokio's `block_on`.
+/// Where `story` or a scheduled action does, and inside another runtime, as tokio's `block_on`.
 pub fn simulate<T>(seed: u64, story: impl AsyncFnOnce(Mesh) -> T) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()?;
-    Ok(runtime.block_on(async { story(Mesh::new(seed)).await }))
+    Ok(runtime.block_on(async {
+        let mesh = Mesh::new(seed);
+        let answer = story(mesh.clone()).await;
+        mesh.shared.with(|_| answer)
+    }))
 }
 
 /// The network, and the hand that breaks it. Cheap to clone; lives until the last clone and the last transport are gone.
@@ -65,6 +70,7 @@ impl Mesh {
                 schedule: BTreeMap::new(),
                 scheduled: 0,
                 driver_sleeps_until: None,
+                panicked: None,
             }),
             driver_wake: Arc::default(),
             driver: OnceLock::new(),
@@ -166,7 +172,8 @@ impl Mesh {
 
     /// Calls `action` when `after` has passed. Actions of the same instant are called in the order of these calls.
     ///
-    /// What is still scheduled when the mesh goes is not called.
+    /// What is still scheduled when the mesh goes is not called. A panic in an action comes back in every later call on
+    /// the mesh and its transports: an assertion that fails there fails the test.
     pub fn at(&self, after: Duration, action: impl FnOnce(&Self) + Send + 'static) {
         let due = self.now().saturating_add(after);
         self.shared.with_state(|state| {
@@ -270,6 +277,8 @@ struct State {
     schedule: BTreeMap<(Duration, u64), Scheduled>,
     scheduled: u64,
     driver_sleeps_until: Option<Duration>,
+    /// What a scheduled action said when it panicked.
+    panicked: Option<String>,
 }
 
 type Scheduled = Box<dyn FnOnce(&Mesh) + Send>;
@@ -277,7 +286,18 @@ type Scheduled = Box<dyn FnOnce(&Mesh) + Send>;
 impl Shared {
     /// Brings the network up to now, then lets `action` at it.
     pub(crate) fn with<T>(&self, action: impl FnOnce(&mut Network) -> T) -> T {
-        self.with_state(|state| action(&mut state.network))
+        let answer = self.with_state(|state| match state.panicked.clone() {
+            None => Ok(action(&mut state.network)),
+            Some(message) => Err(message),
+        });
+        answer.unwrap_or_else(|message| {
+            panic!("an action that was scheduled with `Mesh::at` panicked: {message}")
+        })
+    }
+
+    /// As `with`, but never panics: for those who clean up.
+    pub(crate) fn with_care(&self, action: impl FnOnce(&mut Network)) {
+        self.with_state(|state| action(&mut state.network));
     }
 
     fn with_state<T>(&self, action: impl FnOnce(&mut State) -> T) -> T {
@@ -315,9 +335,19 @@ impl Shared {
     /// Brings everything up to now; says when to come back.
     fn turn(self: &Arc<Self>) -> Option<Instant> {
         while let Some(action) = self.due() {
-            action(&Mesh {
+            let mesh = Mesh {
                 shared: Arc::clone(self),
-            });
+            };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| action(&mesh))) {
+                let message = panic.downcast_ref::<&str>().map(|&text| text.to_owned());
+                let message = message
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_default();
+                self.with_state(|state| {
+                    state.panicked = Some(message);
+                    state.network.wake_everybody();
+                });
+            }
         }
         let now = self.origin.elapsed();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -197,7 +197,7 @@ impl IfTransport for MemTransport {
 impl Drop for MemTransport {
     fn drop(&mut self) {
         self.shared
-            .with(|network| network.abandon(self.node, self.incarnation));
+            .with_care(|network| network.abandon(self.node, self.incarnation));
     }
 }
 

@@ -312,6 +312,26 @@ fn schedules_run_in_order_at_their_time() {
     .unwrap();
 }
 
+/// Falsified by an assertion in a scheduled action that fails and that nobody hears of.
+#[test]
+fn a_panic_in_a_schedule_fails_the_test() {
+    let story = |waits_in_recv: bool| {
+        simulate(15, async move |mesh| {
+            let alice = mesh.join("alice").unwrap();
+            mesh.at(ms(10), |_| panic!("as expected"));
+            if waits_in_recv {
+                let _ = alice.recv().await;
+            } else {
+                tokio::time::sleep(ms(20)).await;
+            }
+        })
+    };
+    for waits_in_recv in [true, false] {
+        let panic = std::panic::catch_unwind(|| story(waits_in_recv)).unwrap_err();
+        assert!(panic.downcast_ref::<String>().unwrap().ends_with("as expected"));
+    }
+}
+
 #[test]
 fn wrong_names_are_errors() {
     simulate(14, async |mesh| {
