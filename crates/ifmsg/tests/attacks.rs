@@ -3,6 +3,12 @@
 //! Falsified by an attack that is admitted, that is refused for another reason, or whose reason changes its stable name.
 //! That nothing is refused here which should be admitted is shown by `the_message_that_is_attacked_is_good`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "support/world.rs"]
 mod world;
 

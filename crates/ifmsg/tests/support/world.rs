@@ -149,7 +149,7 @@ pub(crate) fn outcome(admitted: Admitted) -> Result<VerifiedMessage, Refusal> {
         Admitted::Message { message, .. } => Ok(message),
         Admitted::Rejected(rejected) => Err(Refusal {
             reason: rejected.reason.clone(),
-            rejected: Some(rejected),
+            rejected: Some(Box::new(rejected)),
         }),
         other => panic!("unknown outcome {other:?}"),
     }
@@ -159,7 +159,7 @@ pub(crate) fn outcome(admitted: Admitted) -> Result<VerifiedMessage, Refusal> {
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) reason: Rejection,
-    pub(crate) rejected: Option<RejectedMessage>,
+    pub(crate) rejected: Option<Box<RejectedMessage>>,
 }
 
 /// A JSON message as a tree, to be changed.
