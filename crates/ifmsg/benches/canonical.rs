@@ -9,7 +9,15 @@ use serde_json::{Value, json};
 
 fn canonical(c: &mut Criterion) {
     let limits = Limits::default();
-    for (name, value) in [("300B", message(1)), ("16KiB", message(190))] {
+    let mut prose = message(1);
+    prose["payload"]["text"] = "Agents speak; what they say is signed, \"as it is\".\n"
+        .repeat(305)
+        .into();
+    for (name, value) in [
+        ("300 B", message(1)),
+        ("16 KiB of structure", message(190)),
+        ("16 KiB of text", prose),
+    ] {
         let ordered = canonicalise(value.to_string().as_bytes(), &limits).expect("valid");
         let shuffled = shuffled(&value).into_bytes();
         assert_eq!(canonicalise(&shuffled, &limits).as_ref(), Ok(&ordered));

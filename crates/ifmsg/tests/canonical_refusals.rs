@@ -74,6 +74,8 @@ const BOTH: &[Row] = &[
     (b"{\"\t\":1}", Kind::ControlCharacter, 2),
     (b"\"\\ud800\"", Kind::LoneSurrogate, 1),
     (b"\"\\udbff\\ue000\"", Kind::LoneSurrogate, 1),
+    (b"\"\\ud83d\\ue000\"", Kind::LoneSurrogate, 1),
+    (b"\"\\ud83d\\udbff\"", Kind::LoneSurrogate, 1),
     (b"\"\\udc00\\ud800\"", Kind::LoneSurrogate, 1),
     (b"\"\\ud800\\ud800\"", Kind::LoneSurrogate, 1),
     (b"\"\\ud83d \\ude00\"", Kind::LoneSurrogate, 1),
@@ -222,7 +224,7 @@ fn limits_hold_to_the_last_unit() {
         b"{\"a\":{\"a\":{}}}",
         b"{\"a\":1,\"b\":2}",
         b"[1,2,3,4]",
-        b"{\"a\":[1,2,3]}",
+        b"{\"a\":[1,2],\"b\":3}",
         b"\"12345678901234567890123456789012345678\"",
         b"[9e15,9e15]",
     ];
@@ -234,6 +236,8 @@ fn limits_hold_to_the_last_unit() {
             "{}",
             String::from_utf8_lossy(input)
         );
+        let value: serde_json::Value = serde_json::from_slice(&canonical).expect("JSON");
+        assert_eq!(to_canonical(&value, &limits), Ok(canonical), "{value}");
     }
     let over: &[Row] = &[
         (b"[[[[]]]]", Kind::TooDeep, 3),

@@ -127,7 +127,7 @@ pub fn canonicalise(input: &[u8], limits: &Limits) -> Result<Vec<u8>, CanonicalE
 
 /// Accepts exactly those bytes that [`canonicalise`] leaves unchanged under the same limits.
 ///
-/// One pass. Takes memory only to compare numbers that are no integers (on the stack).
+/// One pass, and no allocation.
 ///
 /// # Errors
 /// The input's writer is at fault. Where [`CanonicalError::is_spelling`] holds, `canonicalise` may still take the input.
@@ -138,7 +138,8 @@ pub fn check(input: &[u8], limits: &Limits) -> Result<(), CanonicalError> {
 /// [`check`], which also hands each member of the outermost object to `visit`, in canonical order, as it passes.
 ///
 /// Each value has been checked when it is handed over, but **what follows it has not**: nothing that was visited counts
-/// before this function has returned `Ok`. `visit` ends the scan with an error of its own.
+/// before this function has returned `Ok`. `visit` ends the scan with an error of its own. Allocates for names
+/// that hold escapes only.
 ///
 /// ```
 /// use ifmsg::canonical::{CanonicalError, Limits, scan_object};

@@ -136,10 +136,6 @@ impl<'a, 'w> Rewriter<'a, 'w> {
         let literal = Literal::read(self.text, self.at)?;
         let mut buffer = ryu_js::Buffer::new();
         let canonical = literal.canonical(&mut buffer).map_err(|kind| kind.at(self.at))?;
-        // The one thing that can come out longer than it went in: `1e9`.
-        if canonical.len() > literal.len() {
-            self.writer.make_room(canonical.len())?;
-        }
         self.writer.out.extend_from_slice(canonical.as_bytes());
         self.at += literal.len();
         Ok(())

@@ -63,7 +63,7 @@ impl Writer {
         self.values_left += 1;
     }
 
-    /// To be called before `more` bytes are written that are not bounded by the input's length.
+    /// To be called before `more` bytes are written that no limit on an input has bounded.
     pub(super) fn make_room(&self, more: usize) -> Result<(), CanonicalError> {
         if more > self.limits.max_bytes.saturating_sub(self.out.len()) {
             return Err(Kind::TooLarge.at(self.limits.max_bytes));
@@ -131,6 +131,7 @@ impl Writer {
     }
 
     pub(super) fn finish(self) -> Result<Vec<u8>, CanonicalError> {
+        // What comes out may be longer than what went in, though never by much: `9e15` becomes 16 digits.
         if self.out.len() > self.limits.max_bytes {
             return Err(Kind::TooLarge.at(self.limits.max_bytes));
         }
