@@ -30,9 +30,11 @@ pub(super) struct Control {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Hello {
-    /// 32 hexadecimal digits, new for every link. The peer echoes it, which proves that it is live.
-    pub(super) nonce: String,
-    /// The nonce of the peer's hello.
+    /// A question, repeated until it is answered: 32 hexadecimal digits, new for every link. The peer echoes them at once,
+    /// which proves that it is live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) nonce: Option<String>,
+    /// The answer: the nonce of the peer's last hello.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) echo: Option<String>,
 }

@@ -506,9 +506,13 @@ impl Machine {
             }
             // It proves no live sender, but its hello asks for a proof that *we* are live: the answer lets it prove itself.
             Rejection::NotLive => {
-                let hello = rejected.message.as_ref().and_then(hello_of);
-                if let (Some(hello), Some(peer)) = (hello, self.peers.get_mut(source)) {
-                    peer.owe_echo(hello.nonce);
+                let nonce = rejected
+                    .message
+                    .as_ref()
+                    .and_then(hello_of)
+                    .and_then(|hello| hello.nonce);
+                if let (Some(nonce), Some(peer)) = (nonce, self.peers.get_mut(source)) {
+                    peer.owe_echo(nonce);
                 }
             }
             _ if rejected.authentic && takes_its_number(reason) => {
@@ -560,7 +564,10 @@ impl Machine {
         if !control.floors.is_empty() {
             peer.owe_ack_now(now.elapsed);
         }
-        let confirmed = control.hello.as_ref().is_some_and(|hello| peer.hear_hello(hello));
+        let confirmed = control
+            .hello
+            .as_ref()
+            .is_some_and(|hello| peer.hear_hello(hello, now.elapsed));
         if confirmed && !peer.member {
             peer.join(next_broadcast, now.elapsed);
         }

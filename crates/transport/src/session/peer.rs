@@ -76,6 +76,7 @@ struct HelloState {
     echo_due: Option<String>,
     echoed: Option<String>,
     again_at: Option<Duration>,
+    first_asked: Duration,
     tries: u32,
 }
 
@@ -164,14 +165,18 @@ impl Peer {
     }
 
     /// Takes the peer's hello. Whether it proves for the first time that the peer is live.
-    pub(super) fn hear_hello(&mut self, hello: &Hello) -> bool {
-        if self.hello.echoed.as_ref() != Some(&hello.nonce) {
-            self.hello.echo_due = Some(hello.nonce.clone());
+    pub(super) fn hear_hello(&mut self, hello: &Hello, now: Duration) -> bool {
+        // Ours have 32 digits; a longer one is not kept, whoever sent it.
+        if let Some(nonce) = hello.nonce.as_ref().filter(|nonce| nonce.len() <= 32) {
+            self.hello.echo_due = Some(nonce.clone());
         }
         let confirms = self.linked && !self.confirmed && self.is_our_nonce(hello.echo.as_deref());
         if confirms {
             self.confirmed = true;
             self.hello.again_at = None;
+            if self.hello.tries == 1 {
+                self.rtt.sample(now.saturating_sub(self.hello.first_asked));
+            }
             // What was in flight over the former link may be lost, and what never was can go now.
             self.direct.resend_all(false);
             self.broadcast.resend_all(false);
@@ -240,13 +245,16 @@ impl Peer {
             let echo = self.hello.echo_due.take().or_else(|| self.hello.echoed.clone());
             self.hello.echoed.clone_from(&echo);
             control.hello = Some(Hello {
-                nonce: self.hello.nonce.clone(),
+                nonce: greet.then(|| self.hello.nonce.clone()),
                 echo,
             });
             if greet {
                 let (least, most) = HELLO_AGAIN;
                 self.hello.again_at =
                     Some(now + least.saturating_mul(1 << self.hello.tries.min(8)).min(most));
+                if self.hello.tries == 0 {
+                    self.hello.first_asked = now;
+                }
                 self.hello.tries += 1;
             }
         }
@@ -410,7 +418,7 @@ impl Peer {
 
     /// Answers the hello of a peer that has yet to prove that it is live. Takes nothing else from it.
     pub(super) fn owe_echo(&mut self, nonce: String) {
-        self.hello.echo_due = Some(nonce);
+        self.hello.echo_due = Some(nonce).filter(|nonce| nonce.len() <= 32);
     }
 
     /// Remembers a message's id. Whether it was new.
