@@ -1,6 +1,6 @@
 use ifmsg::{AgentId, InvalidId};
 
-/// What was asked of the mesh cannot be. Always the caller's fault; a retry cannot help.
+/// What was asked of the mesh cannot be. The caller's fault, but for [`MeshError::Runtime`]; a retry cannot help.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MeshError {
@@ -33,6 +33,9 @@ pub enum MeshError {
         /// What the largest frame takes.
         needed: usize,
     },
+    /// The machine's fault: no runtime for [`simulate`](crate::simulate).
+    #[error("the operating system refuses a runtime: {0}")]
+    Runtime(std::io::ErrorKind),
 }
 
 /// Faults that no network can have.

@@ -45,6 +45,6 @@ mod transport;
 pub use config::MeshConfig;
 pub use error::{FaultsError, MeshError};
 pub use faults::Faults;
-pub use mesh::{Mesh, simulate};
+pub use mesh::{Mesh, simulate, simulate_with};
 pub use trace::{Counts, Trace};
 pub use transport::MemTransport;

@@ -1,6 +1,6 @@
 use std::{
     collections::BTreeMap,
-    fmt, io,
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::Duration,
@@ -16,22 +16,37 @@ use crate::{
     network::{Network, Node},
 };
 
-/// Runs `story` on a runtime of its own, with virtual time: an hour of it takes as long as what happens in that hour.
+/// Runs `story` with a new [`Mesh`] on a runtime of its own, with virtual time: an hour of it takes as long as what happens
+/// in that hour.
 ///
 /// `Err` only if the operating system refuses the runtime.
 ///
 /// # Panics
 /// Where `story` or a scheduled action does, and inside another runtime, as tokio's `block_on`.
-pub fn simulate<T>(seed: u64, story: impl AsyncFnOnce(Mesh) -> T) -> io::Result<T> {
+pub fn simulate<T>(seed: u64, story: impl AsyncFnOnce(Mesh) -> T) -> Result<T, MeshError> {
+    simulate_with(seed, MeshConfig::default(), story)
+}
+
+/// As [`simulate`], on a mesh with these properties; they must make sense.
+///
+/// # Panics
+/// As [`simulate`].
+pub fn simulate_with<T>(
+    seed: u64,
+    config: MeshConfig,
+    story: impl AsyncFnOnce(Mesh) -> T,
+) -> Result<T, MeshError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
-        .build()?;
-    Ok(runtime.block_on(async {
-        let mesh = Mesh::new(seed);
+        .build()
+        .map_err(|error| MeshError::Runtime(error.kind()))?;
+    runtime.block_on(async {
+        let mesh = Mesh::with(seed, config)?;
         let answer = story(mesh.clone()).await;
-        mesh.shared.with(|_| answer)
-    }))
+        // A scheduled action that panicked is heard here at the latest.
+        Ok(mesh.shared.with(|_| answer))
+    })
 }
 
 /// The network, and the hand that breaks it. Cheap to clone; lives until the last clone and the last transport are gone.
@@ -170,7 +185,8 @@ impl Mesh {
         self.shared.origin.elapsed()
     }
 
-    /// Calls `action` when `after` has passed. Actions of the same instant are called in the order of these calls.
+    /// Calls `action` when `after` has passed, after what the network itself does at that instant. Actions of the same
+    /// instant are called in the order of these calls.
     ///
     /// What is still scheduled when the mesh goes is not called. A panic in an action comes back in every later call on
     /// the mesh and its transports: an assertion that fails there fails the test.

@@ -16,14 +16,13 @@ use std::{
 
 use common::ms;
 use ifmesh_transport::{Envelope, IfTransport, Lane};
-use ifmesh_transport_mem::{Faults, Mesh, MeshConfig, Trace, simulate};
+use ifmesh_transport_mem::{Faults, Mesh, MeshConfig, Trace, simulate, simulate_with};
 use proptest::prelude::*;
 use rand::Rng;
 
 /// Six agents talk at random for two minutes over a network that does everything to them.
 fn busy(seed: u64, config: MeshConfig) -> Trace {
-    simulate(seed, async |_| {
-        let mesh = Mesh::with(seed, config).unwrap();
+    simulate_with(seed, config, async |mesh| {
         mesh.faults(
             Faults::none()
                 .loss(0.05)
@@ -220,21 +219,20 @@ fn a_virtual_hour_takes_no_time() {
 #[test]
 fn an_old_trace_is_bounded_and_still_counts() {
     let trace = |trace_lines| {
-        simulate(10, async |_| {
-            let mesh = Mesh::with(
-                10,
-                MeshConfig {
-                    trace_lines,
-                    ..MeshConfig::default()
-                },
-            )
-            .unwrap();
-            let (alice, bob) = common::pair(&mesh).await;
-            for _ in 0..100 {
-                common::send(&alice, &bob, "x").await;
-            }
-            mesh.trace()
-        })
+        simulate_with(
+            10,
+            MeshConfig {
+                trace_lines,
+                ..MeshConfig::default()
+            },
+            async |mesh| {
+                let (alice, bob) = common::pair(&mesh).await;
+                for _ in 0..100 {
+                    common::send(&alice, &bob, "x").await;
+                }
+                mesh.trace()
+            },
+        )
         .unwrap()
     };
     let (all, few) = (trace(1_000), trace(10));
@@ -275,8 +273,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Plays any story; checks at its end that, once healed, everybody is linked with everybody who lives.
 fn play(seed: u64, steps: &[Step], config: MeshConfig) -> Trace {
-    simulate(seed, async |_| {
-        let mesh = Mesh::with(seed, config).unwrap();
+    simulate_with(seed, config, async |mesh| {
         let name = |agent: u8| format!("agent-{agent}");
         let mut agents: Vec<_> = (0..4).map(|agent| mesh.join(name(agent)).unwrap()).collect();
         for step in steps {

@@ -7,7 +7,7 @@ mod common;
 
 use common::{frames, ms, pair, send, try_send};
 use ifmesh_transport::Lane;
-use ifmesh_transport_mem::{Faults, FaultsError, Mesh, MeshConfig, MeshError, simulate};
+use ifmesh_transport_mem::{Faults, FaultsError, Mesh, MeshConfig, MeshError, simulate, simulate_with};
 
 fn number(frame: &[u8]) -> u32 {
     u32::from_be_bytes(frame[..4].try_into().unwrap())
@@ -127,8 +127,7 @@ fn reordering_and_jitter_let_frames_overtake_unless_order_is_promised() {
         Faults::none().latency(ms(1)..=ms(30)),
     ] {
         for (config, in_order) in [(MeshConfig::default(), false), (MeshConfig::reliable(), true)] {
-            let numbers = simulate(6, async |_| {
-                let mesh = Mesh::with(6, config).unwrap();
+            let numbers = simulate_with(6, config, async |mesh| {
                 let (alice, bob) = pair(&mesh).await;
                 mesh.faults(faults.clone()).unwrap();
                 for number in 0..500u32 {
@@ -148,8 +147,7 @@ fn reordering_and_jitter_let_frames_overtake_unless_order_is_promised() {
 /// What a mesh promises, it keeps: SCTP does not lose what UDP loses.
 #[test]
 fn a_reliable_lane_is_spared_what_the_other_suffers() {
-    let (reliable, best_effort) = simulate(7, async |_| {
-        let mesh = Mesh::with(7, MeshConfig::reliable()).unwrap();
+    let (reliable, best_effort) = simulate_with(7, MeshConfig::reliable(), async |mesh| {
         let (alice, bob) = pair(&mesh).await;
         mesh.faults(Faults::none().loss(0.5).duplication(0.5).corruption(0.5))
             .unwrap();
@@ -233,8 +231,7 @@ fn frames_that_gave_way_take_no_bandwidth() {
         window: 300_000,
         ..MeshConfig::default()
     };
-    let (arrived, dropped, took) = simulate(10, async |_| {
-        let mesh = Mesh::with(10, config).unwrap();
+    let (arrived, dropped, took) = simulate_with(10, config, async |mesh| {
         let (alice, bob) = pair(&mesh).await;
         mesh.faults(Faults::none().bandwidth(1_000_000)).unwrap();
         for number in 0..10_000u32 {

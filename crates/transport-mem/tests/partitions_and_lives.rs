@@ -11,7 +11,7 @@ use common::{down, event, frames, ms, pair, send, try_send, up};
 use ifmesh_transport::{
     CloseError, Closed, DownReason, IfTransport, Lane, LinkState, SendError, TransportEvent,
 };
-use ifmesh_transport_mem::{Faults, Mesh, MeshConfig, MeshError, simulate};
+use ifmesh_transport_mem::{Faults, Mesh, MeshConfig, MeshError, simulate, simulate_with};
 
 /// The default: three seconds.
 const DETECTION: Duration = Duration::from_secs(3);
@@ -44,8 +44,7 @@ fn a_short_partition_is_not_noticed_but_eats_frames() {
         (MeshConfig::default(), &[b"3"][..]),
         (MeshConfig::reliable(), &[b"1", b"2", b"3"]),
     ] {
-        simulate(2, async |_| {
-            let mesh = Mesh::with(2, config).unwrap();
+        simulate_with(2, config, async |mesh| {
             let (alice, bob) = pair(&mesh).await;
             mesh.faults(Faults::none().latency(ms(10)..=ms(10))).unwrap();
             send(&alice, &bob, "1").await; // in the air when the cut comes
@@ -175,8 +174,7 @@ fn a_broken_link_is_told_at_once_and_set_up_again() {
         setup: ms(40),
         ..MeshConfig::reliable()
     };
-    simulate(8, async |_| {
-        let mesh = Mesh::with(8, config).unwrap();
+    simulate_with(8, config, async |mesh| {
         let (alice, bob) = pair(&mesh).await;
         assert_eq!(mesh.now(), ms(40));
         mesh.faults(Faults::none().latency(ms(10)..=ms(10))).unwrap();
@@ -199,8 +197,7 @@ fn links_come_up_after_setup_and_not_across_a_partition() {
         setup: ms(100),
         ..MeshConfig::default()
     };
-    simulate(9, async |_| {
-        let mesh = Mesh::with(9, config).unwrap();
+    simulate_with(9, config, async |mesh| {
         let (alice, _bob) = (mesh.join("alice").unwrap(), mesh.join("bob").unwrap());
         assert_eq!(alice.links()[0].state, LinkState::Connecting);
         mesh.at(ms(50), |mesh| {
@@ -248,8 +245,7 @@ fn a_close_that_cannot_flush_says_how_much_is_left() {
         detection: Duration::from_secs(60),
         ..MeshConfig::reliable()
     };
-    simulate(11, async |_| {
-        let mesh = Mesh::with(11, config).unwrap();
+    simulate_with(11, config, async |mesh| {
         let (alice, bob) = pair(&mesh).await;
         mesh.partition(&["alice"], &["bob"]).unwrap();
         for _ in 0..3 {

@@ -82,7 +82,7 @@ impl Network {
             return;
         };
         let faults = link.faults.as_ref().unwrap_or(&self.faults);
-        let fate = link.dice.throw(number);
+        let fate = flight.fate;
         if self.config.capabilities.reliable && flight.lane == Lane::Reliable {
             self.take_off(id);
             return;
@@ -133,7 +133,7 @@ impl Network {
             return;
         }
         let faults = link.faults.as_ref().unwrap_or(&self.faults);
-        let fate = link.dice.throw(flight.number);
+        let fate = flight.fate;
         let (least, most) = (*faults.latency.start(), *faults.latency.end());
         let latency = if flight.is_copy {
             fate.latency_of_copy(least, most)

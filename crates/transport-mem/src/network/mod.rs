@@ -23,7 +23,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use crate::{
     Counts, Faults, MeshConfig, MeshError, Trace,
     config::FRAME_OVERHEAD,
-    dice::Dice,
+    dice::{Dice, Fate},
     trace::{Log, hex},
 };
 
@@ -138,6 +138,7 @@ struct Flight {
     lane: Lane,
     frame: Bytes,
     number: u64,
+    fate: Fate,
     generation: u64,
     is_copy: bool,
     place: Place,
@@ -419,10 +420,10 @@ impl Network {
             return Err(SendError::Closed);
         }
         let generation = self.pair(from, to).map_or(0, |pair| pair.generation);
-        let number = match self.links.get_mut(&(from, to)) {
+        let (number, fate) = match self.links.get_mut(&(from, to)) {
             Some(link) if link.gate.is_some() => {
                 link.accepted += 1;
-                link.accepted
+                (link.accepted, link.dice.throw(link.accepted))
             }
             _ => return Err(SendError::NoLink(self.agents[to].id.clone())),
         };
@@ -441,6 +442,7 @@ impl Network {
             lane,
             frame,
             number,
+            fate,
             generation,
             is_copy: false,
             place: Place::Queue,
