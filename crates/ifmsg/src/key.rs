@@ -329,6 +329,9 @@ fn key_id(public_key: &[u8; 32]) -> KeyId {
 }
 
 #[cfg(test)]
+mod vectors;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
