@@ -13,10 +13,9 @@ pub struct Member<'a> {
     pub span: Range<usize>,
 }
 
-/// What a [`Value`] is.
+/// What a [`Value`] is. Exhaustive: JSON has no others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the kinds of JSON")]
-#[expect(clippy::exhaustive_enums, reason = "JSON has no others")]
 pub enum ValueKind {
     Null,
     Boolean,
