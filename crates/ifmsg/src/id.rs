@@ -95,6 +95,13 @@ id_newtype! {
     MessageId
 }
 
+impl MessageId {
+    /// `run-number`, as a session names messages whose drafts have no id of their own.
+    pub fn of_numbers(run: u64, number: u64) -> Self {
+        Self(format!("{run}-{number}").into())
+    }
+}
+
 /// Whom a message is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Destination {

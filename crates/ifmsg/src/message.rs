@@ -319,6 +319,11 @@ impl Draft {
         &self.destination
     }
 
+    /// The id, if one was chosen.
+    pub fn message_id(&self) -> Option<&MessageId> {
+        self.id.as_ref()
+    }
+
     /// The act, if one was named.
     pub fn performative_ref(&self) -> Option<&Performative> {
         self.performative.as_ref()

@@ -23,7 +23,7 @@ pub use event::{DownReason, TransportEvent};
 pub use link::{Capabilities, LinkState, LinkStatus, Path};
 pub use session::{
     Journal, JournalError, NotAcknowledged, Observer, Outcome, PeerStatus, Receipt, Refusal, Session,
-    SessionConfig, SessionEvent, SessionLimits, SessionMetrics, SubmitError, next_epoch,
+    SessionConfig, SessionEvent, SessionLimits, SessionMetrics, SubmitError, Taken, next_epoch,
 };
 
 /// One way to move envelopes between agents. A backend promises no more than its [`Capabilities`] say.

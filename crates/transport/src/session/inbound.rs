@@ -90,7 +90,10 @@ impl Inbound {
 
     /// The application took the message with this number.
     pub(super) fn taken(&mut self, sequence: u64) {
-        if let Some((_, bytes)) = self.in_inbox.pop_front_if(|(front, _)| *front == sequence) {
+        // Nearly always the first one.
+        if let Some(at) = self.in_inbox.iter().position(|(number, _)| *number == sequence)
+            && let Some((_, bytes)) = self.in_inbox.remove(at)
+        {
             self.inbox_bytes -= bytes;
         }
     }

@@ -47,6 +47,8 @@ pub(super) struct Machine {
     unsigned_broadcast: VecDeque<(u64, UnsignedMessage)>,
     best_effort_broadcast: VecDeque<UnsignedMessage>,
     inbox: Inbox,
+    /// Messages whose reply somebody waits for.
+    awaited: BTreeSet<MessageId>,
     tickets: BTreeMap<u64, Ticket>,
     next_ticket: u64,
     next_id: u64,
@@ -107,6 +109,7 @@ impl Machine {
             unsigned_broadcast: VecDeque::new(),
             best_effort_broadcast: VecDeque::new(),
             inbox: Inbox::default(),
+            awaited: BTreeSet::new(),
             tickets: BTreeMap::new(),
             next_ticket: 0,
             next_id: 0,
@@ -268,11 +271,15 @@ impl Machine {
         }
     }
 
-    fn stamp(&mut self, draft: Draft, sequence: u64, now: Timestamp) -> Result<UnsignedMessage, SubmitError> {
+    /// An id that no other message of this agent has.
+    pub(super) fn new_id(&mut self) -> MessageId {
         self.next_id += 1;
+        MessageId::of_numbers(self.epoch, self.next_id)
+    }
+
+    fn stamp(&mut self, draft: Draft, sequence: u64, now: Timestamp) -> Result<UnsignedMessage, SubmitError> {
         let stamp = Stamp {
-            id: MessageId::new(format!("{}-{}", self.epoch, self.next_id))
-                .map_err(|_| SubmitError::Closed)?,
+            id: self.new_id(),
             source: self.me.clone(),
             timestamp: now,
             epoch: self.epoch,
@@ -616,18 +623,38 @@ impl Machine {
         }
     }
 
-    /// The next message for the application.
-    pub(super) fn take(&mut self, now: Duration) -> Option<VerifiedMessage> {
-        let InboxItem { message, origin } = self.inbox.pop()?;
+    /// The next message for the application that nobody waits for as a reply.
+    pub(super) fn take(&mut self) -> Option<InboxItem> {
+        let awaited = &self.awaited;
+        self.inbox.take(|header| !header.in_reply_to.as_ref().is_some_and(|id| awaited.contains(id)))
+    }
+
+    /// From now on the reply to this message waits for [`take_reply`](Self::take_reply).
+    pub(super) fn await_reply(&mut self, to: MessageId) {
+        self.awaited.insert(to);
+    }
+
+    /// Nobody waits for this reply any more.
+    pub(super) fn forget_reply(&mut self, to: &MessageId) {
+        self.awaited.remove(to);
+        self.progress = true;
+    }
+
+    pub(super) fn take_reply(&mut self, to: &MessageId) -> Option<InboxItem> {
+        self.inbox.take(|header| header.in_reply_to.as_ref() == Some(to))
+    }
+
+    /// The application is done with a message: it goes on record, and is acknowledged.
+    pub(super) fn commit(&mut self, message: &VerifiedMessage, origin: Option<Origin>, now: Duration) {
         let source = message.source();
-        if let (Some((which, epoch)), Some(peer)) = (origin, self.peers.get_mut(source))
+        let Some((which, epoch)) = origin else { return };
+        if let Some(peer) = self.peers.get_mut(source)
             && peer.epoch == Some(epoch)
         {
             peer.inbound(which).taken(message.header().sequence);
             peer.owe_ack_for_taken(now, &self.limits);
+            self.dirty_marks.insert(source.clone());
         }
-        self.dirty_marks.insert(source.clone());
-        Some(message)
     }
 
     // -------------------------------------------------------------------------------------------------------- time
@@ -1135,6 +1162,9 @@ impl Host for SessionHost<'_> {
     }
 }
 
+/// The stream and epoch of a reliable message.
+pub(super) type Origin = (Reliable, u64);
+
 /// Messages for the application.
 #[derive(Debug, Default)]
 struct Inbox {
@@ -1143,10 +1173,10 @@ struct Inbox {
 }
 
 #[derive(Debug)]
-struct InboxItem {
-    message: VerifiedMessage,
-    /// Of a reliable message: its stream and epoch.
-    origin: Option<(Reliable, u64)>,
+pub(super) struct InboxItem {
+    pub(super) message: VerifiedMessage,
+    /// `None` for best effort, which nobody acknowledges.
+    pub(super) origin: Option<Origin>,
 }
 
 impl Inbox {
@@ -1156,10 +1186,7 @@ impl Inbox {
 
     /// Adds a best-effort message; beyond `room` of them the oldest gives way, and is returned.
     fn push_best_effort(&mut self, message: VerifiedMessage, room: usize) -> Option<VerifiedMessage> {
-        self.items.push_back(InboxItem {
-            message,
-            origin: None,
-        });
+        self.items.push_back(InboxItem { message, origin: None });
         self.best_effort += 1;
         if self.best_effort <= room {
             return None;
@@ -1169,8 +1196,10 @@ impl Inbox {
         self.items.remove(oldest).map(|item| item.message)
     }
 
-    fn pop(&mut self) -> Option<InboxItem> {
-        let item = self.items.pop_front()?;
+    /// The first message that is wanted; nearly always the first of all.
+    fn take(&mut self, wanted: impl Fn(&Header) -> bool) -> Option<InboxItem> {
+        let at = self.items.iter().position(|item| wanted(item.message.header()))?;
+        let item = self.items.remove(at)?;
         self.best_effort -= usize::from(item.origin.is_none());
         Some(item)
     }

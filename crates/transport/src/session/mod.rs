@@ -35,7 +35,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use ifmsg::{AgentId, Draft, Now, TrustStore, VerifiedMessage};
+use ifmsg::{AgentId, Draft, MessageId, Now, TrustStore, VerifiedMessage};
 use rand_core::CryptoRng;
 use tokio::{
     sync::{Notify, watch},
@@ -49,7 +49,7 @@ pub use metrics::{PeerStatus, SessionMetrics};
 pub use outcome::{NotAcknowledged, Outcome, Receipt, Refusal, SubmitError};
 
 use crate::{Clock, IfTransport, Lane, SendError};
-use machine::Machine;
+use machine::{InboxItem, Machine};
 
 /// One agent's conversations, over one transport. Ends when it is closed or dropped.
 ///
@@ -152,17 +152,41 @@ impl Session {
     ///
     /// Cancel safe: no message is lost. May be called from several tasks; each message goes to one of them.
     pub async fn recv(&self) -> Option<VerifiedMessage> {
+        self.next().await.map(Taken::commit)
+    }
+
+    /// Like [`recv`](Self::recv), but the message is acknowledged only when it is [committed](Taken::commit): for those who
+    /// must have put it somewhere safe first.
+    pub async fn next(&self) -> Option<Taken> {
+        self.take(Machine::take).await
+    }
+
+    /// Sends a message and waits for the first message that answers it (`in_reply_to`), which goes to nobody else.
+    ///
+    /// Waits without limit: put a `timeout` around it. Cancel safe in that a late reply goes to [`recv`](Self::recv).
+    pub async fn request(&self, draft: Draft) -> Result<VerifiedMessage, SubmitError> {
+        let id = match draft.message_id() {
+            Some(id) => id.clone(),
+            None => self.shared.machine().new_id(),
+        };
+        // Before it is sent, so that no reply can slip by.
+        let awaited = Awaited { shared: &self.shared, id };
+        self.shared.machine().await_reply(awaited.id.clone());
+        self.send(draft.id(awaited.id.clone())).await?;
+        let reply = self.take(|machine| machine.take_reply(&awaited.id)).await;
+        reply.map(Taken::commit).ok_or(SubmitError::Closed)
+    }
+
+    async fn take(&self, mut take: impl FnMut(&mut Machine) -> Option<InboxItem>) -> Option<Taken> {
         let mut changed = self.shared.changed.subscribe();
         loop {
             changed.borrow_and_update();
-            let now = self.shared.now();
-            let (message, ended) = {
+            let (item, ended) = {
                 let mut machine = self.shared.machine();
-                (machine.take(now.elapsed), machine.has_ended())
+                (take(&mut machine), machine.has_ended())
             };
-            if message.is_some() {
-                self.shared.wake.notify_one();
-                return message;
+            if let Some(InboxItem { message, origin }) = item {
+                return Some(Taken { message, origin, shared: self.shared.clone() });
             }
             if ended || changed.changed().await.is_err() {
                 return None;
@@ -244,6 +268,45 @@ impl Session {
             // The driver ends when the transport says that it is closed; it cannot be cancelled or panic in between.
             let _ = driver.await;
         }
+    }
+}
+
+/// A message that was taken out of the inbox and is not acknowledged yet.
+///
+/// Dropped without [`commit`](Self::commit) it is never acknowledged, and the agent's next run gets it again.
+#[derive(Debug)]
+#[must_use = "a message that is not committed is never acknowledged"]
+pub struct Taken {
+    message: VerifiedMessage,
+    origin: Option<machine::Origin>,
+    shared: Arc<Shared>,
+}
+
+impl Taken {
+    /// The message.
+    pub fn message(&self) -> &VerifiedMessage {
+        &self.message
+    }
+
+    /// Acknowledges it to its sender.
+    pub fn commit(self) -> VerifiedMessage {
+        let now = self.shared.now();
+        self.shared.machine().commit(&self.message, self.origin, now.elapsed);
+        self.shared.wake.notify_one();
+        self.message
+    }
+}
+
+/// Somebody waits for the reply to a message.
+struct Awaited<'a> {
+    shared: &'a Shared,
+    id: MessageId,
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.shared.machine().forget_reply(&self.id);
+        self.shared.notify_changed();
     }
 }
 
