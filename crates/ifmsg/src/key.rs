@@ -64,8 +64,7 @@ impl PublicKey {
         if key.is_weak() {
             return Err(InvalidPublicKey::Weak);
         }
-        // A point has more than one encoding that decompresses to it; only the canonical one names it.
-        if key.to_edwards().compress().as_bytes() != bytes {
+        if !is_reduced(bytes) {
             return Err(InvalidPublicKey::NotAPoint);
         }
         Ok(Self {
@@ -317,7 +316,13 @@ impl Statement {
     }
 }
 
-fn key_id(public_key: &[u8; 32]) -> KeyId {
+/// Whether y is below p = 2^255 - 19, little endian. With x = 0 ruled out (those points have small order), that leaves one
+/// encoding for each point: RFC 8032, section 5.1.3, refuses the others, and so do we, since a key is named by its bytes.
+fn is_reduced(bytes: &[u8; 32]) -> bool {
+    bytes[0] < 0xed || bytes[1..31].iter().any(|&byte| byte != 0xff) || bytes[31] & 0x7f != 0x7f
+}
+
+pub(crate) fn key_id(public_key: &[u8; 32]) -> KeyId {
     let mut hash = Sha256::new();
     hash.update(b"IFMESH-KEY\0");
     hash.update([SUITE_ED25519_SHA256]);

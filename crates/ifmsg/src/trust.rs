@@ -206,7 +206,7 @@ impl TrustStore {
     pub(crate) fn resolve(&self, source: &AgentId, claim: &KeyClaim) -> Result<Resolved, TrustError> {
         let known = self.keys.get(&claim.id()).filter(|key| match claim {
             KeyClaim::Id(_) => true,
-            KeyClaim::Key(claimed) => claimed == *key,
+            KeyClaim::Key(claimed, _) => claimed == key.as_bytes(),
         });
         if self.revoked.contains_key(&claim.id()) {
             return Err(TrustError::Revoked);
@@ -229,7 +229,7 @@ impl TrustStore {
             (TrustPolicy::Tofu, _) if source.as_str().starts_with("did:key:") => {
                 PublicKey::from_did_key(source.as_str()).ok()
             }
-            (TrustPolicy::Tofu, KeyClaim::Key(key)) => Some(*key),
+            (TrustPolicy::Tofu, KeyClaim::Key(key, _)) => PublicKey::from_bytes(key).ok(),
             // A known key that speaks for one more name; its short name is enough to find it.
             (TrustPolicy::Tofu, KeyClaim::Id(_)) => {
                 return known.copied().map_or(Err(TrustError::NeedsIntroduction), |_| {
@@ -245,7 +245,7 @@ impl TrustStore {
                 TrustError::UnknownKey
             });
         };
-        if key.id() != claim.id() || matches!(claim, KeyClaim::Key(claimed) if *claimed != key) {
+        if key.id() != claim.id() || matches!(claim, KeyClaim::Key(claimed, _) if claimed != key.as_bytes()) {
             return Err(if known.is_some() {
                 TrustError::WrongSource
             } else {

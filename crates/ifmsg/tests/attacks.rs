@@ -684,15 +684,17 @@ fn signature_members() -> Vec<Attack> {
             changed("public_key", json!("alice")),
             SignatureError::PublicKey(InvalidPublicKey::NotHex),
         ),
-        refused(
+        attack(
             "a public key of small order",
             changed("public_key", json!(format!("01{}", "00".repeat(31)))),
-            SignatureError::PublicKey(InvalidPublicKey::Weak),
+            TrustError::UnknownKey,
+            "unknown-key",
         ),
-        refused(
+        attack(
             "a public key that is no point",
             changed("public_key", json!("02".repeat(32))),
-            SignatureError::PublicKey(InvalidPublicKey::NotAPoint),
+            TrustError::UnknownKey,
+            "unknown-key",
         ),
         refused(
             "signed_fields shortened",
