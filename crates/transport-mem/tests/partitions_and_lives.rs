@@ -60,6 +60,7 @@ fn a_short_partition_is_not_noticed_but_eats_frames() {
                 .map(|(_, frame)| frame)
                 .collect();
             assert_eq!(arrived, expected, "a reliable link sends again, another does not");
+            tokio::time::sleep(2 * DETECTION).await;
             assert_eq!(mesh.counts().of("down"), 0);
         })
         .unwrap();
@@ -135,6 +136,56 @@ fn a_crash_is_silent_and_a_restart_is_a_new_life() {
         assert!(matches!(event(&alice).await, TransportEvent::Frame { .. }));
     })
     .unwrap();
+}
+
+#[test]
+fn what_had_not_left_dies_with_its_sender() {
+    simulate(16, async |mesh| {
+        let (alice, bob) = pair(&mesh).await;
+        mesh.faults(Faults::none().bandwidth(1_000)).unwrap();
+        for _ in 0..10 {
+            send(&alice, &bob, vec![0; 100]).await; // one leaves every 100 ms
+        }
+        mesh.at(ms(350), |mesh| mesh.crash("alice").unwrap());
+        assert_eq!(frames(&mesh, &bob).await.len(), 3);
+        assert_eq!(event(&bob).await, down("alice", DownReason::Timeout));
+        assert_eq!(mesh.now(), DETECTION + ms(350));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_dead_peer_takes_nothing_and_frees_who_waits_once_it_is_noticed() {
+    simulate_with(17, MeshConfig::reliable(), async |mesh| {
+        let (alice, bob) = pair(&mesh).await;
+        mesh.crash("bob").unwrap();
+        let mut accepted = 0;
+        let refused = loop {
+            match try_send(&alice, &bob, Lane::Reliable, vec![0; 65_472]).await {
+                Ok(()) => accepted += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(accepted, 16, "the window, and no more");
+        assert_eq!(refused, SendError::NoLink(bob.id().clone()));
+        assert_eq!(mesh.now(), DETECTION);
+    })
+    .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_task_outlives_the_mesh() {
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let mesh = Mesh::new(18);
+    let (alice, bob) = pair(&mesh).await;
+    drop(mesh);
+    send(&alice, &bob, "the mesh lives as long as its transports").await;
+    assert!(matches!(event(&bob).await, TransportEvent::Frame { .. }));
+    assert_eq!(alive(), 1);
+    drop((alice, bob));
+    // An aborted task is gone when it is next polled.
+    tokio::task::yield_now().await;
+    assert_eq!(alive(), 0);
 }
 
 #[test]

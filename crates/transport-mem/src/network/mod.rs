@@ -283,9 +283,6 @@ impl Network {
         agent.incarnation += 1;
         agent.life = Life::Running;
         agent.ready_at = self.now;
-        // The former life's handles keep the former notifiers: no wake-up meant for this life goes to them.
-        agent.news = Arc::default();
-        agent.ended = Arc::default();
         let incarnation = agent.incarnation;
         let id = agent.id.clone();
         self.write("restart", format_args!("{id}"));
