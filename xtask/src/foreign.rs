@@ -1,0 +1,85 @@
+//! The foreign peers: other people's implementations that tests talk to, in a Python environment under the target folder.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::run::{Result, Step, root, target};
+
+/// Tells tests where the Python is that has the foreign peers.
+pub(crate) const VARIABLE: &str = "IFMESH_PYTHON";
+
+/// Installs what tests/foreign/requirements.txt pins, unless it is there already, checks that it works, and returns the
+/// Python that has it.
+pub(crate) fn install() -> Result<PathBuf> {
+    let folder = target().join("foreign");
+    let python = folder.join(if cfg!(windows) {
+        "Scripts/python.exe"
+    } else {
+        "bin/python"
+    });
+    let requirements = root().join("tests/foreign/requirements.txt");
+    let wanted =
+        fs::read_to_string(&requirements).map_err(|error| format!("{}: {error}", requirements.display()))?;
+
+    // Written last, so an installation that was cut short is made anew.
+    let mark = folder.join("installed.txt");
+    if fs::read_to_string(&mark).ok().as_ref() != Some(&wanted) || !python.exists() {
+        need_python()?;
+        Step::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .args([&folder])
+            .run()?;
+        Step::new(&python)
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--only-binary",
+                ":all:",
+            ])
+            .args([Path::new("-r"), &requirements])
+            .run()?;
+        fs::write(&mark, wanted).map_err(|error| format!("{}: {error}", mark.display()))?;
+    }
+    Step::new(&python).args(["tests/foreign/smoke.py"]).run()?;
+    Ok(python)
+}
+
+/// Python with `venv` and `pip`. On Debian these are packages of their own, which root may install.
+fn need_python() -> Result<()> {
+    let there = || {
+        Step::new("python3")
+            .args(["-c", "import venv, ensurepip"])
+            .succeeds()
+    };
+    if there() {
+        return Ok(());
+    }
+    let root_of_debian = Step::new("apt-get").args(["--version"]).succeeds()
+        && Step::new("sh").args(["-c", "test \"$(id -u)\" = 0"]).succeeds();
+    if root_of_debian {
+        Step::new("apt-get").args(["update", "-qq"]).run()?;
+        Step::new("apt-get")
+            .args([
+                "install",
+                "-qq",
+                "--yes",
+                "--no-install-recommends",
+                "python3",
+                "python3-venv",
+            ])
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .run()?;
+    }
+    if there() {
+        Ok(())
+    } else {
+        Err("the tests against foreign peers need python3 with venv and pip. Install it (Debian: `apt-get install \
+             python3-venv`) and run this again, or run `cargo test --workspace` for all that needs Rust alone"
+            .into())
+    }
+}
