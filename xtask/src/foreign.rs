@@ -46,6 +46,8 @@ pub(crate) fn install() -> Result<PathBuf> {
         fs::write(&mark, wanted).map_err(|error| format!("{}: {error}", mark.display()))?;
     }
     Step::new(&python).args(["tests/foreign/smoke.py"]).run()?;
+    // A second implementation of the message format, in Python, over the vectors that PROTOCOL.md refers to.
+    Step::new(&python).args(["crates/ifmsg/vectors/check.py"]).run()?;
     Ok(python)
 }
 
