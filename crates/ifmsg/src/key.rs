@@ -144,6 +144,14 @@ impl PublicKey {
     }
 }
 
+#[cfg(test)]
+impl PublicKey {
+    /// Pretends that this key has another's short name, which takes 2^64 attempts in earnest.
+    pub(crate) fn colliding_with(self, other: &Self) -> Self {
+        Self { id: other.id, ..self }
+    }
+}
+
 impl std::hash::Hash for PublicKey {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.as_bytes().hash(state);

@@ -561,3 +561,48 @@ impl From<&TrustStore> for TrustDocument {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rest of this module is tested from outside (`tests/trust.rs`); this needs a collision that nobody can make.
+    #[test]
+    fn a_key_with_anothers_short_name_is_refused_everywhere() {
+        let alice = *Identity::from_seed(&[1; 32]).public_key();
+        let twin = Identity::from_seed(&[2; 32]).public_key().colliding_with(&alice);
+        let [a, t] = ["alice", "twin"].map(|name| AgentId::new(name).unwrap());
+        for policy in [
+            TrustPolicy::Allowlist,
+            TrustPolicy::Tofu,
+            TrustPolicy::SelfCertifying,
+        ] {
+            let mut store = TrustStore::new(policy);
+            assert_eq!(store.bind(a.clone(), alice, Permissions::ALL), Ok(()));
+            assert_eq!(
+                store.bind(t.clone(), twin, Permissions::ALL),
+                Err(TrustError::WrongSource)
+            );
+            assert_eq!(store.learn(&t, twin), Err(TrustError::WrongSource));
+            assert_eq!(
+                store.bind(a.clone(), twin, Permissions::ALL),
+                Err(TrustError::WrongSource)
+            );
+            for source in [&a, &t] {
+                let claim = KeyClaim::Key(*twin.as_bytes(), twin.id());
+                assert_eq!(
+                    store.resolve(source, &claim),
+                    Err(TrustError::UnknownKey),
+                    "{policy:?}"
+                );
+            }
+            let short = KeyClaim::Id(twin.id());
+            assert_eq!(store.resolve(&a, &short).map(|found| found.key), Ok(alice));
+            assert_eq!(store.resolve(&t, &short), Err(TrustError::WrongSource));
+
+            // Revoking one withdraws the short name, and so both: what cannot be told apart is not trusted.
+            store.revoke_key(&twin);
+            assert_eq!(store.resolve(&a, &short), Err(TrustError::Revoked));
+        }
+    }
+}
