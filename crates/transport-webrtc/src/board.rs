@@ -1,0 +1,301 @@
+//! What all tasks of a transport share: the state of each peer, the counters, the way to the events.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use ifmesh_transport::{LinkState, LinkStatus, Path, SendError, TransportEvent};
+use ifmsg::AgentId;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// Least charge for a frame, in bytes; bounds the number of frames that wait.
+const LEAST_CHARGE: usize = 1_024;
+
+/// The peers, as `links` and `send` see them. Its lock is held for moments, never across an await.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    closing: AtomicBool,
+    peers: Mutex<BTreeMap<AgentId, Entry>>,
+    pub(crate) counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    connecting: bool,
+    link: Option<(Arc<Outbound>, Option<Path>)>,
+    dropped: Arc<AtomicU64>,
+    /// The highest epoch of a description that verified.
+    epoch: u64,
+}
+
+impl Board {
+    pub(crate) fn outbound(&self, peer: &AgentId) -> Result<Arc<Outbound>, SendError> {
+        if self.is_closing() {
+            return Err(SendError::Closed);
+        }
+        match self.peers().get(peer).and_then(|entry| entry.link.as_ref()) {
+            Some((outbound, _)) => Ok(Arc::clone(outbound)),
+            None => Err(SendError::NoLink(peer.clone())),
+        }
+    }
+
+    pub(crate) fn up(&self, peer: &AgentId, outbound: Arc<Outbound>, path: Option<Path>) {
+        self.peers().entry(peer.clone()).or_default().link = Some((outbound, path));
+    }
+
+    pub(crate) fn down(&self, peer: &AgentId) {
+        let link = self.peers().get_mut(peer).and_then(|entry| entry.link.take());
+        if let Some((outbound, _)) = link {
+            outbound.close();
+        }
+    }
+
+    pub(crate) fn connecting(&self, peer: &AgentId, connecting: bool) {
+        self.peers().entry(peer.clone()).or_default().connecting = connecting;
+    }
+
+    /// Raises the highest verified epoch of a peer.
+    pub(crate) fn verified_epoch(&self, peer: &AgentId, epoch: u64) {
+        let mut peers = self.peers();
+        let entry = peers.entry(peer.clone()).or_default();
+        entry.epoch = entry.epoch.max(epoch);
+    }
+
+    pub(crate) fn epoch(&self, peer: &AgentId) -> u64 {
+        self.peers().get(peer).map_or(0, |entry| entry.epoch)
+    }
+
+    pub(crate) fn dropped_counter(&self, peer: &AgentId) -> Arc<AtomicU64> {
+        Arc::clone(&self.peers().entry(peer.clone()).or_default().dropped)
+    }
+
+    /// Forgets peers that are gone for good, when there are too many of them.
+    pub(crate) fn forget(&self, peer: &AgentId, most: usize) {
+        let mut peers = self.peers();
+        if peers.len() > most
+            && let Some(entry) = peers.get(peer)
+            && entry.link.is_none()
+            && !entry.connecting
+        {
+            peers.remove(peer);
+        }
+    }
+
+    pub(crate) fn links(&self) -> Vec<LinkStatus> {
+        self.peers()
+            .iter()
+            .map(|(peer, entry)| {
+                let state = match (&entry.link, entry.connecting) {
+                    _ if self.is_closing() => LinkState::Down,
+                    (Some(_), _) => LinkState::Up,
+                    (None, true) => LinkState::Connecting,
+                    (None, false) => LinkState::Down,
+                };
+                let mut status = LinkStatus::new(peer.clone(), state);
+                status.path = entry.link.as_ref().and_then(|(_, path)| *path);
+                status.dropped = entry.dropped.load(Ordering::Relaxed);
+                status
+            })
+            .collect()
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// From now on nothing is accepted, and whoever waits in `send` is told.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        let outbounds: Vec<_> = self
+            .peers()
+            .values()
+            .filter_map(|entry| entry.link.as_ref().map(|(outbound, _)| Arc::clone(outbound)))
+            .collect();
+        for outbound in outbounds {
+            outbound.close();
+        }
+    }
+
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<AgentId, Entry>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counted since the transport was made.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) offers_sent: AtomicU64,
+    pub(crate) answers_sent: AtomicU64,
+    pub(crate) links_up: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) signals_dropped: AtomicU64,
+    pub(crate) unsent: AtomicU64,
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Frames on their way into one link.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    /// The largest frame that the peer takes.
+    limit: usize,
+    queue_bytes: usize,
+    room: Arc<Semaphore>,
+    reliable: mpsc::Sender<Waiting>,
+    loose: Mutex<Loose>,
+    loose_news: Notify,
+    dropped: Arc<AtomicU64>,
+}
+
+/// A frame of the reliable lane, and the room that it takes up until SCTP has it.
+pub(crate) type Waiting = (Bytes, OwnedSemaphorePermit);
+
+#[derive(Debug, Default)]
+struct Loose {
+    queue: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Outbound {
+    pub(crate) fn new(
+        limit: usize,
+        queue_bytes: usize,
+        dropped: Arc<AtomicU64>,
+    ) -> (Arc<Self>, mpsc::Receiver<Waiting>) {
+        let queue_bytes = queue_bytes.clamp(LEAST_CHARGE, u32::MAX as usize);
+        // Whoever has room in bytes has room in the queue.
+        let (reliable, waiting) = mpsc::channel(queue_bytes / LEAST_CHARGE);
+        let outbound = Self {
+            limit,
+            queue_bytes,
+            room: Arc::new(Semaphore::new(queue_bytes)),
+            reliable,
+            loose: Mutex::default(),
+            loose_news: Notify::new(),
+            dropped,
+        };
+        (Arc::new(outbound), waiting)
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Waits for room; `false`: the link is gone. Cancel safe: frames of dropped calls were not taken.
+    pub(crate) async fn send(&self, frame: Bytes) -> bool {
+        let charge = charge(frame.len(), self.queue_bytes);
+        match Arc::clone(&self.room).acquire_many_owned(charge).await {
+            Ok(room) => self.reliable.try_send((frame, room)).is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Never waits: what waits longest gives way. `false`: the link is gone.
+    pub(crate) fn send_loose(&self, frame: Bytes) -> bool {
+        if self.room.is_closed() {
+            return false;
+        }
+        let mut loose = self.loose();
+        loose.bytes += frame.len().max(LEAST_CHARGE);
+        loose.queue.push_back(frame);
+        while loose.bytes > self.queue_bytes && loose.queue.len() > 1 {
+            if let Some(oldest) = loose.queue.pop_front() {
+                loose.bytes -= oldest.len().max(LEAST_CHARGE);
+                count(&self.dropped);
+            }
+        }
+        drop(loose);
+        self.loose_news.notify_one();
+        true
+    }
+
+    /// The next best-effort frame. For one task. Cancel safe.
+    pub(crate) async fn next_loose(&self) -> Bytes {
+        loop {
+            if let Some(frame) = self.try_next_loose() {
+                return frame;
+            }
+            self.loose_news.notified().await;
+        }
+    }
+
+    pub(crate) fn try_next_loose(&self) -> Option<Bytes> {
+        let mut loose = self.loose();
+        let frame = loose.queue.pop_front()?;
+        loose.bytes -= frame.len().max(LEAST_CHARGE);
+        Some(frame)
+    }
+
+    /// A best-effort frame that the link did not take.
+    pub(crate) fn count_dropped(&self) {
+        count(&self.dropped);
+    }
+
+    /// Takes nothing more. What was taken stays in the queues.
+    pub(crate) fn close(&self) {
+        self.room.close();
+    }
+
+    fn loose(&self) -> MutexGuard<'_, Loose> {
+        self.loose.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The way to `recv`, bounded in bytes and in number.
+#[derive(Debug, Clone)]
+pub(crate) struct Events {
+    queue: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
+    most: usize,
+}
+
+/// An event, and the room that it takes up until it is read.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) event: TransportEvent,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Events {
+    pub(crate) fn new(bytes: usize) -> (Self, mpsc::Receiver<Queued>) {
+        let most = bytes.clamp(64 * LEAST_CHARGE, u32::MAX as usize);
+        let (queue, events) = mpsc::channel(most / LEAST_CHARGE);
+        let room = Arc::new(Semaphore::new(most));
+        (Self { queue, room, most }, events)
+    }
+
+    /// Waits while too much is unread. Errors do not matter: nobody will read again.
+    pub(crate) async fn push(&self, event: TransportEvent) {
+        let room = match &event {
+            TransportEvent::Frame { frame, .. } => {
+                let charge = charge(frame.len(), self.most);
+                Arc::clone(&self.room).acquire_many_owned(charge).await.ok()
+            }
+            _ => None,
+        };
+        let _ = self.queue.send(Queued { event, _room: room }).await;
+    }
+
+    /// Only if there is room: for what happens when nobody may be reading any more.
+    pub(crate) fn offer(&self, event: TransportEvent) {
+        let _ = self.queue.try_send(Queued { event, _room: None });
+    }
+
+    /// Only if there is plenty of room: what strangers can cause must not get into the way of frames.
+    pub(crate) fn offer_aside(&self, event: TransportEvent) {
+        if self.queue.capacity() > self.queue.max_capacity() / 2 {
+            self.offer(event);
+        }
+    }
+}
+
+fn charge(len: usize, most: usize) -> u32 {
+    u32::try_from(len.max(LEAST_CHARGE).min(most)).unwrap_or(u32::MAX)
+}

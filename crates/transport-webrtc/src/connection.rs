@@ -1,0 +1,374 @@
+//! The task that owns one connection to one peer: hands out candidates, exchanges hellos, and, once it is the link, moves
+//! frames both ways until its end.
+
+use std::{
+    pin::pin,
+    sync::{Arc, OnceLock, atomic::Ordering},
+    time::Duration,
+};
+
+use ifmesh_signaling::{IceCandidate, Signal, SignalSender};
+use ifmesh_transport::{DownReason, Lane, Path, TransportEvent};
+use ifmsg::{AgentId, Identity};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use crate::{
+    awaited::awaited,
+    board::{Board, Events, Outbound, Waiting, count},
+    config::{MAX_FRAME, WebRtcLimits},
+    engine::{self, CloseReason, Peer, PeerEvent},
+    hello::{self, Facts},
+    negotiation::Attempt,
+};
+
+/// How long a candidate waits for the signaling server.
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long best-effort frames wait for their channel, which opens right after the first. A peer that has none gets them by
+/// the other.
+const LOOSE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What the owner wants of a connection. Later orders supersede.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Set up.
+    Connect,
+    /// Be the link.
+    Adopt,
+    /// End at once.
+    Cut(DownReason),
+    /// Get rid of what was accepted, say goodbye, end.
+    Close,
+}
+
+/// What a connection tells its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// The peer's hello verified; waits for `Order::Adopt`.
+    Verified,
+    /// Over. The last report; the link's events are all out.
+    Ended,
+}
+
+/// One connection, before it runs.
+pub(crate) struct Connection {
+    pub(crate) attempt: Attempt,
+    pub(crate) peer_id: AgentId,
+    pub(crate) identity: Identity,
+    pub(crate) limits: WebRtcLimits,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) happenings: mpsc::Receiver<PeerEvent>,
+    /// Filled when both descriptions have verified, which is before a channel can open.
+    pub(crate) facts: Arc<OnceLock<Facts>>,
+    pub(crate) orders: watch::Receiver<Order>,
+    pub(crate) reports: mpsc::Sender<(Attempt, Report)>,
+    pub(crate) signals: SignalSender,
+    pub(crate) events: Events,
+    pub(crate) board: Arc<Board>,
+}
+
+/// A connection that is set up and proven.
+struct Proven {
+    max_frame: usize,
+    loose_open: bool,
+}
+
+impl Connection {
+    /// Runs to the end.
+    pub(crate) async fn run(mut self) {
+        let deadline = Instant::now() + self.limits.handshake_timeout;
+        if let Some(proven) = self.set_up(deadline).await {
+            self.report(Report::Verified).await;
+            if self.adopted().await {
+                self.serve(proven).await;
+            }
+        }
+        if *self.orders.borrow() == Order::Close {
+            self.peer.close().await;
+        }
+        self.report(Report::Ended).await;
+    }
+
+    /// Until the peer's hello has verified. `None`: the connection is of no use.
+    async fn set_up(&mut self, deadline: Instant) -> Option<Proven> {
+        let mut loose_open = false;
+        let mut opened = false;
+        loop {
+            let happening = tokio::select! {
+                biased;
+                _ = over(&mut self.orders) => return None,
+                () = sleep_until(deadline) => {
+                    if opened {
+                        self.refuse("hello-missing", "the channel opened and no hello came in time");
+                    }
+                    return None;
+                }
+                happening = self.happenings.recv() => happening?,
+            };
+            match happening {
+                PeerEvent::LocalCandidate(candidate) => self.signal(candidate).await,
+                PeerEvent::ChannelOpen(engine::Lane::BestEffort) => loose_open = true,
+                PeerEvent::ChannelOpen(engine::Lane::Messaging) => {
+                    opened = true;
+                    let facts = self.facts.get()?;
+                    let proved = self.peer.remote_fingerprint();
+                    if proved.is_none_or(|proved| proved.as_bytes() != facts.peer_fingerprint.as_bytes()) {
+                        self.refuse(
+                            "fingerprint-mismatch",
+                            "the certificate is not the one in the signed description",
+                        );
+                        return None;
+                    }
+                    let hello = hello::write(&self.identity, facts, MAX_FRAME);
+                    self.peer.send(engine::Lane::Messaging, hello).await.ok()?;
+                }
+                PeerEvent::Frame(engine::Lane::Messaging, frame) => {
+                    return match hello::read(&frame, self.facts.get()?) {
+                        Ok(theirs) => Some(Proven {
+                            max_frame: theirs.min(self.peer.max_frame()),
+                            loose_open,
+                        }),
+                        Err(rejected) => {
+                            self.refuse(rejected.name(), &rejected.to_string());
+                            None
+                        }
+                    };
+                }
+                // The peer has our hello, and its own is still on its way: this lane overtakes.
+                PeerEvent::Frame(engine::Lane::BestEffort, _) => {}
+                PeerEvent::Closed(reason) => {
+                    tracing::debug!(peer = %self.peer_id, attempt = self.attempt, ?reason, "set-up failed");
+                    return None;
+                }
+                PeerEvent::State(_) | PeerEvent::GatheringDone => {}
+            }
+        }
+    }
+
+    /// `false`: it is not to be.
+    async fn adopted(&mut self) -> bool {
+        let order = awaited(&mut self.orders, |order| order != Order::Connect).await;
+        order == Some(Order::Adopt)
+    }
+
+    /// As the link, from `LinkUp` to `LinkDown`.
+    async fn serve(&mut self, proven: Proven) {
+        let path = self.peer.path().await.map(|path| match path.relayed {
+            true => Path::Relayed,
+            false => Path::Direct,
+        });
+        let dropped = self.board.dropped_counter(&self.peer_id);
+        let (outbound, mut waiting) = Outbound::new(proven.max_frame, self.limits.queue_bytes, dropped);
+        if self.board.is_closing() {
+            return;
+        }
+        tracing::debug!(peer = %self.peer_id, attempt = self.attempt, ?path, "link up");
+        count(&self.board.counters.links_up);
+        self.board.up(&self.peer_id, Arc::clone(&outbound), path);
+
+        let up = TransportEvent::LinkUp {
+            peer: self.peer_id.clone(),
+        };
+        let announced = tokio::select! {
+            biased;
+            () = self.events.push(up) => true,
+            _ = over(&mut self.orders) => false,
+        };
+        if announced {
+            let reason = self.carry(proven, &outbound, &mut waiting).await;
+            self.board.down(&self.peer_id);
+            tracing::debug!(peer = %self.peer_id, attempt = self.attempt, reason = reason.as_str(), "link down");
+            self.link_down(reason).await;
+        } else {
+            self.board.down(&self.peer_id);
+        }
+    }
+
+    /// Moves frames both ways until the end, and says why it ended.
+    async fn carry(
+        &mut self,
+        proven: Proven,
+        outbound: &Outbound,
+        waiting: &mut mpsc::Receiver<Waiting>,
+    ) -> DownReason {
+        let (loose_open, loose_opened) = watch::channel(proven.loose_open);
+        let flushed = {
+            let mut write = pin!(write(&self.peer, outbound, waiting, self.orders.clone()));
+            let write_loose = write_loose(&self.peer, outbound, loose_opened);
+            let pump = pump(
+                &self.peer_id,
+                &self.events,
+                &mut self.happenings,
+                &self.signals,
+                &loose_open,
+            );
+            tokio::select! {
+                biased;
+                order = over(&mut self.orders) => if let Order::Cut(reason) = order {
+                    return reason;
+                },
+                reason = pump => return reason,
+                () = &mut write => {}
+                () = write_loose => {}
+            }
+            outbound.close();
+            timeout(self.limits.close_timeout, write).await.is_ok()
+        };
+        while let Some(frame) = outbound.try_next_loose() {
+            let _ = self.peer.try_send(engine::Lane::BestEffort, frame).await;
+        }
+        let mut unsent = 0;
+        waiting.close();
+        while waiting.recv().await.is_some() {
+            unsent += 1;
+        }
+        if !flushed {
+            // How many frames the peer has not acknowledged, SCTP does not tell: at least one.
+            unsent += 1;
+        }
+        self.board.counters.unsent.fetch_add(unsent, Ordering::Relaxed);
+        DownReason::Local
+    }
+
+    async fn link_down(&mut self, reason: DownReason) {
+        let down = TransportEvent::LinkDown {
+            peer: self.peer_id.clone(),
+            reason,
+        };
+        // Closing waits for no reader.
+        let closing = async {
+            awaited(&mut self.orders, |order| order == Order::Close).await;
+        };
+        tokio::select! {
+            biased;
+            () = self.events.push(down.clone()) => {}
+            () = closing => self.events.offer(down),
+        }
+    }
+
+    async fn signal(&self, candidate: engine::Candidate) {
+        hand_out(&self.signals, &self.peer_id, candidate).await;
+    }
+
+    fn refuse(&self, reason: &'static str, detail: &str) {
+        count(&self.board.counters.refused);
+        tracing::info!(peer = %self.peer_id, reason, "connection refused");
+        self.events.offer_aside(TransportEvent::Refused {
+            peer: Some(self.peer_id.clone()),
+            reason,
+            detail: detail.to_owned(),
+        });
+    }
+
+    async fn report(&self, report: Report) {
+        let _ = self.reports.send((self.attempt, report)).await;
+    }
+}
+
+/// Frames from the peer, until the connection ends.
+async fn pump(
+    peer_id: &AgentId,
+    events: &Events,
+    happenings: &mut mpsc::Receiver<PeerEvent>,
+    signals: &SignalSender,
+    loose_open: &watch::Sender<bool>,
+) -> DownReason {
+    loop {
+        match happenings.recv().await {
+            Some(PeerEvent::Frame(lane, frame)) => {
+                let lane = match lane {
+                    engine::Lane::Messaging => Lane::Reliable,
+                    engine::Lane::BestEffort => Lane::BestEffort,
+                };
+                let from = peer_id.clone();
+                events.push(TransportEvent::Frame { from, lane, frame }).await;
+            }
+            Some(PeerEvent::LocalCandidate(candidate)) => hand_out(signals, peer_id, candidate).await,
+            Some(PeerEvent::ChannelOpen(engine::Lane::BestEffort)) => {
+                loose_open.send_replace(true);
+            }
+            Some(PeerEvent::Closed(reason)) => {
+                return match reason {
+                    CloseReason::Remote => DownReason::PeerClosed,
+                    CloseReason::Failed => DownReason::Timeout,
+                    CloseReason::Misbehaved => DownReason::Misbehaved,
+                    CloseReason::Local => DownReason::Local,
+                };
+            }
+            None => return DownReason::Network,
+            Some(_) => {}
+        }
+    }
+}
+
+/// The reliable lane. Ends only after `Order::Close`, when the peer has everything that was accepted.
+async fn write(
+    peer: &Peer,
+    outbound: &Outbound,
+    waiting: &mut mpsc::Receiver<Waiting>,
+    mut orders: watch::Receiver<Order>,
+) {
+    let mut closing = pin!(over(&mut orders));
+    let mut open = true;
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = waiting.recv() => next,
+            _ = &mut closing, if open => {
+                open = false;
+                waiting.close();
+                continue;
+            }
+        };
+        let Some((frame, _room)) = next else {
+            break;
+        };
+        if peer.send(engine::Lane::Messaging, frame).await.is_err() {
+            // Who waits for room learns it now; that the link is down, the pump will say, after the frames that still came.
+            outbound.close();
+            break;
+        }
+    }
+    if open {
+        closing.await;
+    }
+    while peer.buffered_amount(engine::Lane::Messaging).await > 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The best-effort lane.
+async fn write_loose(peer: &Peer, outbound: &Outbound, mut open: watch::Receiver<bool>) {
+    let lane = match timeout(LOOSE_PATIENCE, awaited(&mut open, |open| open)).await {
+        Ok(Some(_)) => engine::Lane::BestEffort,
+        _ => engine::Lane::Messaging,
+    };
+    loop {
+        let frame = outbound.next_loose().await;
+        // While this waits, the queue drops its oldest.
+        if peer.send(lane, frame).await.is_err() {
+            outbound.count_dropped();
+        }
+    }
+}
+
+/// A candidate that finds no server is lost; another attempt will have others.
+async fn hand_out(signals: &SignalSender, peer: &AgentId, candidate: engine::Candidate) {
+    let candidate = IceCandidate {
+        candidate: candidate.candidate,
+        sdp_mid: candidate.sdp_mid,
+        sdp_mline_index: candidate.sdp_m_line_index,
+        username_fragment: candidate.username_fragment,
+    };
+    let sent = signals.send(peer.clone(), Signal::Candidate(candidate));
+    let _ = timeout(SIGNAL_PATIENCE, sent).await;
+}
+
+/// The order that ends the connection, once it is given. An owner that is gone wants nothing more.
+async fn over(orders: &mut watch::Receiver<Order>) -> Order {
+    awaited(orders, |order| matches!(order, Order::Cut(_) | Order::Close))
+        .await
+        .unwrap_or(Order::Cut(DownReason::Local))
+}

@@ -1,0 +1,210 @@
+//! The task that listens to the signaling server, and hands what it says to the tasks of the peers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use ifmesh_signaling::{AgentInfo, Client, ErrorCode, Event, Signal};
+use ifmesh_transport::TransportEvent;
+use ifmsg::AgentId;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    awaited::awaited,
+    board::count,
+    config::PeerTrust,
+    peer::{Common, PeerTask, Presence},
+};
+
+/// Signals of one peer that nobody has looked at yet. A negotiation has one description and about ten candidates.
+const PEER_SIGNALS: usize = 128;
+
+pub(crate) struct Hub {
+    client: Client,
+    common: Arc<Common>,
+    peers: BTreeMap<AgentId, PeerHandle>,
+    tasks: JoinSet<()>,
+    closing: watch::Receiver<bool>,
+}
+
+/// A peer's task; dropping this ends it.
+struct PeerHandle {
+    presence: watch::Sender<Presence>,
+    signals: mpsc::Sender<Signal>,
+    idle: Arc<AtomicBool>,
+}
+
+impl Hub {
+    pub(crate) fn new(client: Client, common: Arc<Common>, closing: watch::Receiver<bool>) -> Self {
+        Self {
+            client,
+            common,
+            peers: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            closing,
+        }
+    }
+
+    /// Serves until `closing`, then lets everything end, and tells how many frames did not get out.
+    pub(crate) async fn run(mut self, agents: Vec<AgentInfo>, done: watch::Sender<Option<u64>>) {
+        self.on_registered(agents);
+        let mut signaling = true;
+        let mut closing = self.closing.clone();
+        loop {
+            tokio::select! {
+                biased;
+                _ = awaited(&mut closing, |closing| closing) => break,
+                Some(_) = self.tasks.join_next() => {}
+                event = self.client.recv(), if signaling => match event {
+                    Some(event) => self.on_event(event),
+                    // Refused for good. Links that are up do not need it.
+                    None => signaling = false,
+                },
+            }
+        }
+        self.common.board.close();
+        let peers = async { while self.tasks.join_next().await.is_some() {} };
+        // At the same time: peers that learn that this agent left must not be told long before its links end.
+        tokio::join!(self.client.close(), peers);
+        let unsent = self.common.board.counters.unsent.load(Ordering::Relaxed);
+        done.send_replace(Some(unsent));
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Registered { agents, url, .. } => {
+                tracing::info!(url, agents = agents.len(), "signaling connected");
+                self.on_registered(agents);
+            }
+            Event::Joined(agent) => self.on_present(agent),
+            Event::Left(id) => self.on_absent(&id),
+            Event::Signal { from, signal } => self.on_signal(from, signal),
+            Event::ServerError {
+                code: Some(ErrorCode::AgentNotFound),
+                agent_id: Some(id),
+                ..
+            } => self.on_absent(&id),
+            Event::ServerError { code, message, .. } => {
+                tracing::warn!(?code, message, "the signaling server refused a frame");
+            }
+            Event::Disconnected { reason, retry_in } => {
+                tracing::warn!(%reason, ?retry_in, "signaling disconnected");
+                self.nobody_present(&BTreeSet::new());
+            }
+            Event::Refused(refusal) => {
+                tracing::error!(%refusal, "signaling refused for good");
+                self.nobody_present(&BTreeSet::new());
+                self.refused(None, "signaling-refused", refusal.to_string());
+            }
+            _ => {}
+        }
+    }
+
+    fn on_registered(&mut self, agents: Vec<AgentInfo>) {
+        let present = agents.iter().map(|agent| agent.agent_id.clone()).collect();
+        self.nobody_present(&present);
+        for agent in agents {
+            self.on_present(agent);
+        }
+    }
+
+    fn on_present(&mut self, agent: AgentInfo) {
+        let Some(handle) = self.peer(&agent.agent_id) else {
+            return;
+        };
+        handle.presence.send_modify(|presence| {
+            presence.registration += 1;
+            presence.present = true;
+            presence.epoch = agent.epoch;
+            presence.key = agent.public_key;
+        });
+    }
+
+    fn on_absent(&self, id: &AgentId) {
+        if let Some(handle) = self.peers.get(id) {
+            handle
+                .presence
+                .send_if_modified(|presence| std::mem::replace(&mut presence.present, false));
+        }
+    }
+
+    /// Except these.
+    fn nobody_present(&self, except: &BTreeSet<AgentId>) {
+        for id in self.peers.keys().filter(|id| !except.contains(*id)) {
+            self.on_absent(id);
+        }
+    }
+
+    fn on_signal(&mut self, from: AgentId, signal: Signal) {
+        let describes = !matches!(signal, Signal::Candidate(_));
+        let Some(handle) = self.peer(&from) else {
+            if describes {
+                self.refused(
+                    Some(from),
+                    "untrusted-peer",
+                    "it is not to be linked, or there are too many peers".to_owned(),
+                );
+            }
+            return;
+        };
+        if handle.signals.try_send(signal).is_err() {
+            count(&self.common.board.counters.signals_dropped);
+        }
+    }
+
+    /// The peer's task, started if need be. `None`: it is not to be linked, or there are too many.
+    fn peer(&mut self, id: &AgentId) -> Option<&PeerHandle> {
+        if self.common.config.keys.trust(id) == PeerTrust::Refuse {
+            // The former trust is over; so is what was being negotiated under it.
+            self.on_absent(id);
+            return None;
+        }
+        if !self.peers.contains_key(id) {
+            if self.peers.len() >= self.common.config.limits.max_peers {
+                let idle = |handle: &PeerHandle| {
+                    handle.idle.load(Ordering::Relaxed) && handle.signals.capacity() == PEER_SIGNALS
+                };
+                let evicted = self.peers.iter().find(|(_, handle)| idle(handle));
+                let evicted = evicted.map(|(id, _)| id.clone());
+                let Some(evicted) = evicted else {
+                    tracing::warn!(peer = %id, "too many peers");
+                    return None;
+                };
+                self.peers.remove(&evicted);
+            }
+            let (presence, present) = watch::channel(Presence::default());
+            let (signals, signalled) = mpsc::channel(PEER_SIGNALS);
+            let idle = Arc::new(AtomicBool::new(false));
+            self.tasks.spawn(PeerTask::run(
+                id.clone(),
+                Arc::clone(&self.common),
+                present,
+                signalled,
+                Arc::clone(&idle),
+                self.closing.clone(),
+            ));
+            let handle = PeerHandle {
+                presence,
+                signals,
+                idle,
+            };
+            self.peers.insert(id.clone(), handle);
+        }
+        self.peers.get(id)
+    }
+
+    fn refused(&self, peer: Option<AgentId>, reason: &'static str, detail: String) {
+        count(&self.common.board.counters.refused);
+        tracing::info!(?peer, reason, detail, "refused");
+        self.common
+            .events
+            .offer_aside(TransportEvent::Refused { peer, reason, detail });
+    }
+}

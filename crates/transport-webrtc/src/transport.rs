@@ -1,0 +1,230 @@
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use ifmesh_signaling::{Client, ClientConfig, Event};
+use ifmesh_transport::{
+    Capabilities, Clock, CloseError, Closed, Envelope, IfTransport, Lane, LinkStatus, SendError,
+    TransportEvent,
+};
+use ifmsg::{AgentId, Destination};
+use rand_core::CryptoRng;
+use tokio::{
+    sync::{Mutex, mpsc, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::{
+    awaited::awaited,
+    board::{Board, Events, Queued},
+    config::{MAX_FRAME, WebRtcConfig},
+    error::StartError,
+    hub::Hub,
+    peer::Common,
+    random::SharedRandom,
+};
+
+/// Links to every trusted agent that a signaling server knows, over WebRTC data channels.
+///
+/// A link is up when the peer has proved its key *on the data channel itself*; a signaling server that changes what it
+/// carries gets no link. Established links do not need the server; without it no new ones come. A link that ends is set up
+/// again for as long as the server says that the peer is there.
+///
+/// Ends with [`close`](IfTransport::close), or when dropped: then without flushing.
+pub struct WebRtcTransport {
+    agent: AgentId,
+    board: Arc<Board>,
+    events: Mutex<mpsc::Receiver<Queued>>,
+    closing: watch::Sender<bool>,
+    done: watch::Receiver<Option<u64>>,
+    unsent_told: AtomicBool,
+    hub: JoinHandle<()>,
+}
+
+/// What happened since the transport was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WebRtcMetrics {
+    /// Offers that went to the signaling server.
+    pub offers_sent: u64,
+    /// Answers that did.
+    pub answers_sent: u64,
+    /// Links that came up.
+    pub links_up: u64,
+    /// Descriptions, hellos and peers that were refused; each is an event as well, as far as there is room for it.
+    pub refused: u64,
+    /// Signals that were of no use or too many.
+    pub signals_dropped: u64,
+}
+
+impl WebRtcTransport {
+    /// Registers at a signaling server and begins to link with everybody there. `clock` dates what is signed; `random` makes
+    /// session ids and spreads retries over time.
+    ///
+    /// Returns after the first registration; links come up later. Must be called within a tokio runtime with time and I/O.
+    /// Cancel safe: a dropped call leaves nothing behind.
+    pub async fn start(
+        config: WebRtcConfig,
+        clock: Arc<dyn Clock>,
+        random: Box<dyn CryptoRng + Send>,
+    ) -> Result<Arc<Self>, StartError> {
+        if config.bind.is_empty() {
+            return Err(StartError::NoAddress);
+        }
+        let random = SharedRandom::new(random);
+        let mut signaling = ClientConfig::new(
+            &config.signaling,
+            config.agent.clone(),
+            config.identity.clone(),
+            config.epoch,
+        );
+        signaling.server_id = config.server_id.clone();
+        let mut client = Client::connect(signaling, random.clone())?;
+
+        let mut last = None;
+        let registered = async {
+            loop {
+                match client.recv().await {
+                    Some(Event::Registered { agents, .. }) => break Ok(agents),
+                    Some(Event::Disconnected { reason, .. }) => last = Some(reason),
+                    Some(Event::Refused(refusal)) => break Err(StartError::Refused(refusal)),
+                    Some(_) => {}
+                    None => break Err(StartError::Unreachable { last: None }),
+                }
+            }
+        };
+        let registered = timeout(config.limits.start_timeout, registered).await;
+        let agents = registered.unwrap_or(Err(StartError::Unreachable { last }))?;
+
+        let board = Arc::<Board>::default();
+        let (events, received) = Events::new(config.limits.event_bytes);
+        let agent = config.agent.clone();
+        let common = Common {
+            engine: config.engine(),
+            config,
+            clock,
+            random,
+            signals: client.sender(),
+            events,
+            board: Arc::clone(&board),
+        };
+        let (closing, closed) = watch::channel(false);
+        let (finished, done) = watch::channel(None);
+        let hub = Hub::new(client, Arc::new(common), closed);
+        Ok(Arc::new(Self {
+            agent,
+            board,
+            events: Mutex::new(received),
+            closing,
+            done,
+            unsent_told: AtomicBool::new(false),
+            hub: tokio::spawn(hub.run(agents, finished)),
+        }))
+    }
+
+    /// This agent's name.
+    pub fn agent(&self) -> &AgentId {
+        &self.agent
+    }
+
+    /// What happened so far.
+    pub fn metrics(&self) -> WebRtcMetrics {
+        let counters = &self.board.counters;
+        WebRtcMetrics {
+            offers_sent: counters.offers_sent.load(Ordering::Relaxed),
+            answers_sent: counters.answers_sent.load(Ordering::Relaxed),
+            links_up: counters.links_up.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+            signals_dropped: counters.signals_dropped.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[async_trait]
+impl IfTransport for WebRtcTransport {
+    fn name(&self) -> &str {
+        "webrtc"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            max_frame: MAX_FRAME,
+            ordered: true,
+            reliable: true,
+            broadcast: false,
+        }
+    }
+
+    async fn send(&self, envelope: Envelope) -> Result<(), SendError> {
+        let Destination::Agent(peer) = envelope.to else {
+            return Err(if self.board.is_closing() {
+                SendError::Closed
+            } else {
+                SendError::NoBroadcast
+            });
+        };
+        let outbound = self.board.outbound(&peer)?;
+        let (size, limit) = (envelope.frame.len(), outbound.limit());
+        if size > limit {
+            return Err(SendError::TooLarge { size, limit });
+        }
+        let accepted = match envelope.lane {
+            Lane::Reliable => outbound.send(envelope.frame).await,
+            Lane::BestEffort => {
+                // Never waits for the link, but a loop that only sends must let others run now and then.
+                tokio::task::consume_budget().await;
+                outbound.send_loose(envelope.frame)
+            }
+        };
+        if accepted {
+            Ok(())
+        } else if self.board.is_closing() {
+            Err(SendError::Closed)
+        } else {
+            Err(SendError::NoLink(peer))
+        }
+    }
+
+    async fn recv(&self) -> Result<TransportEvent, Closed> {
+        let queued = self.events.lock().await.recv().await;
+        queued.map(|queued| queued.event).ok_or(Closed)
+    }
+
+    fn links(&self) -> Vec<LinkStatus> {
+        self.board.links()
+    }
+
+    async fn close(&self) -> Result<(), CloseError> {
+        self.board.close();
+        self.closing.send_replace(true);
+        let done = awaited(&mut self.done.clone(), |unsent| unsent.is_some()).await;
+        // None: the runtime ended before it.
+        let unsent = done.flatten().unwrap_or(0);
+        if unsent > 0 && !self.unsent_told.swap(true, Ordering::Relaxed) {
+            let envelopes = usize::try_from(unsent).unwrap_or(usize::MAX);
+            return Err(CloseError::Unsent { envelopes });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for WebRtcTransport {
+    fn drop(&mut self) {
+        // Takes the tasks of all peers along.
+        self.hub.abort();
+    }
+}
+
+impl fmt::Debug for WebRtcTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebRtcTransport")
+            .field("agent", &self.agent)
+            .finish_non_exhaustive()
+    }
+}
