@@ -1,1 +1,32 @@
-//! Placeholder.
+//! ifmesh: signed agent messages over any transport.
+//!
+//! An [`Agent`] reads a file, finds its peers, and exchanges messages with them that are signed, verified, acknowledged, in
+//! order and delivered once. The `ifmesh` program runs the same agent for any other language, over lines of JSON.
+
+mod agent;
+mod config;
+mod pins;
+mod state;
+mod webrtc;
+
+pub mod setup;
+
+pub use agent::{Agent, AgentSendError, StartError};
+pub use config::{Config, ConfigError, EXAMPLE, WebRtcSection, read_identity, read_trust};
+pub use ifmesh_transport::{
+    NotAcknowledged, Observer, Outcome, PeerStatus, Receipt, Refusal, Session, SessionEvent, SessionMetrics,
+    SubmitError, Taken,
+};
+pub use ifmsg::{
+    AgentId, Delivery, Destination, Draft, Identity, Level, MessageId, Performative, Timestamp,
+    VerifiedMessage,
+};
+pub use state::StateError;
+
+/// A cryptographic random source, seeded by the operating system; for keys and nonces.
+///
+/// # Panics
+/// If the operating system has no randomness to give: then no key and no nonce would be worth anything.
+pub fn random() -> Box<dyn rand::CryptoRng + Send> {
+    Box::new(rand::make_rng::<rand::rngs::StdRng>())
+}

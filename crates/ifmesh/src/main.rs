@@ -1,2 +1,29 @@
-//! The `ifmesh` program.
-fn main() {}
+//! The `ifmesh` program: the same agent as the library's, for people and for any language that reads lines of JSON.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("IFMESH_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("ifmesh: cannot start: {error}");
+            return cli::exit::UNAVAILABLE.into();
+        }
+    };
+    match runtime.block_on(cli::run(arguments)) {
+        Ok(code) => code.into(),
+        Err(failure) => {
+            eprintln!("ifmesh: {failure}");
+            failure.code().into()
+        }
+    }
+}
