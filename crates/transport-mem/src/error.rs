@@ -1,4 +1,5 @@
-use ifmsg::{AgentId, InvalidId};
+use ifmesh_transport::SubmitError;
+use ifmsg::{AgentId, InvalidId, TrustError};
 
 /// What was asked of the mesh cannot be. The caller's fault, but for [`MeshError::Runtime`]; a retry cannot help.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -33,6 +34,12 @@ pub enum MeshError {
         /// What the largest frame takes.
         needed: usize,
     },
+    /// A session did not accept a message.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// Two names whose keys have the same short name: choose another name, or another seed.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The machine's fault: no runtime for [`simulate`](crate::simulate).
     #[error("the operating system refuses a runtime: {0}")]
     Runtime(std::io::ErrorKind),

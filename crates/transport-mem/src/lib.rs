@@ -33,6 +33,7 @@
 //!   order of a `HashMap` differs from run to run.
 //! - Tokio's timers tick in milliseconds: what is due at 1.2 ms is handed out at 2 ms. The trace tells the exact time.
 
+mod agents;
 mod config;
 mod dice;
 mod error;
@@ -42,6 +43,7 @@ mod network;
 mod trace;
 mod transport;
 
+pub use agents::{Agents, Disk, draft};
 pub use config::MeshConfig;
 pub use error::{FaultsError, MeshError};
 pub use faults::Faults;
