@@ -204,17 +204,18 @@ impl Connection {
                 &self.signals,
                 &loose_open,
             );
-            tokio::select! {
+            let flushed = tokio::select! {
                 biased;
-                order = over(&mut self.orders) => if let Order::Cut(reason) = order {
-                    return reason;
+                order = over(&mut self.orders) => match order {
+                    Order::Cut(reason) => return reason,
+                    _ => false,
                 },
                 reason = pump => return reason,
-                () = &mut write => {}
-                () = write_loose => {}
-            }
+                () = &mut write => true,
+                () = write_loose => false,
+            };
             outbound.close();
-            timeout(self.limits.close_timeout, write).await.is_ok()
+            flushed || timeout(self.limits.close_timeout, write).await.is_ok()
         };
         while let Some(frame) = outbound.try_next_loose() {
             let _ = self.peer.try_send(engine::Lane::BestEffort, frame).await;

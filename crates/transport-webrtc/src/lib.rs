@@ -63,6 +63,8 @@ mod hub;
 mod negotiation;
 mod peer;
 mod random;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 pub use config::{IceServer, PeerKeys, PeerTrust, WebRtcConfig, WebRtcLimits};

@@ -423,3 +423,6 @@ fn spread(most: Duration, dice: u64) -> Duration {
     let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
     Duration::from_micros(dice % micros.saturating_add(1).max(1))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,258 @@
+//! Peers that register and negotiate in good order, and then say something else than their hello.
+//!
+//! Falsified by a link, or by a frame, that comes of it; or by a refusal that is not reported, or for another reason.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use ifmesh_signaling::{
+    Client, ClientConfig, DescriptionToSign, Event, IceCandidate, Role, Server, ServerConfig, SessionId,
+    Sha256Digest, Signal, sdp_identity, sign_description,
+};
+use ifmesh_transport::{Clock as _, IfTransport as _, LinkState, SystemClock, TransportEvent};
+use ifmsg::{AgentId, Identity};
+use rand::{SeedableRng as _, rngs::StdRng};
+use tokio::{sync::mpsc, time::timeout};
+
+use crate::{
+    PeerTrust, WebRtcConfig, WebRtcTransport,
+    engine::{Candidate, EngineConfig, Lane, Peer, PeerEvent},
+    hello::{self, Facts},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn id(text: &str) -> AgentId {
+    AgentId::new(text).unwrap()
+}
+
+fn identity(name: &str) -> Identity {
+    let mut seed = [0; 32];
+    seed[..name.len()].copy_from_slice(name.as_bytes());
+    Identity::from_seed(&seed)
+}
+
+fn random() -> StdRng {
+    StdRng::seed_from_u64(3)
+}
+
+/// Alice is real; bob is played by the test. Keys as everybody expects them.
+struct Stage {
+    _server: Server,
+    alice: Arc<WebRtcTransport>,
+    bob: Client,
+    engine: EngineConfig,
+}
+
+/// A data channel to alice that is open, and alice's hello.
+struct Channel {
+    peer: Peer,
+    happenings: mpsc::Receiver<PeerEvent>,
+    facts: Facts,
+    hello: Bytes,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let server = Server::bind(ServerConfig::new(listen, id("server-1")), random())
+            .await
+            .unwrap();
+        let urls = [format!("ws://{}", server.local_addr())];
+        let keys = |peer: &AgentId| PeerTrust::Key(*identity(peer.as_str()).public_key());
+        let mut config = WebRtcConfig::new(id("alice"), identity("alice"), 1, &urls, Arc::new(keys));
+        config.bind = vec![listen];
+        config.limits.handshake_timeout = Duration::from_secs(1);
+        let engine = config.engine();
+        let alice = WebRtcTransport::start(config, Arc::new(SystemClock), Box::new(random()))
+            .await
+            .unwrap();
+        let bob = ClientConfig::new(&urls, id("bob"), identity("bob"), 1);
+        let bob = Client::connect(bob, random()).unwrap();
+        Self {
+            _server: server,
+            alice,
+            bob,
+            engine,
+        }
+    }
+
+    /// Offers, as bob, and negotiates until the channel is open and alice's hello is here.
+    async fn channel(&mut self) -> Channel {
+        let (to_bob, mut happenings) = mpsc::channel(64);
+        let (peer, offer) = Peer::offer(&self.engine, to_bob).await.unwrap();
+        let session = SessionId::random(&mut random());
+        let to_sign = DescriptionToSign {
+            from: &id("bob"),
+            to: &id("alice"),
+            session,
+            role: Role::Offer,
+            epoch: 1,
+            sdp: &offer.sdp,
+            expires: SystemClock.now().plus_millis(30_000),
+        };
+        let statement = sign_description(&identity("bob"), &to_sign).unwrap();
+        let offer = Signal::Offer {
+            sdp: offer.sdp,
+            statement: Some(Box::new(statement)),
+        };
+        self.bob.send(id("alice"), offer).await.unwrap();
+        let negotiation = async {
+            let mut fingerprint = None;
+            loop {
+                tokio::select! {
+                    event = self.bob.recv() => match event.unwrap() {
+                        Event::Signal { signal: Signal::Answer { sdp, .. }, .. } => {
+                            fingerprint = Some(sdp_identity(&sdp).unwrap().0);
+                            peer.accept_answer(&sdp).await.unwrap();
+                        }
+                        Event::Signal { signal: Signal::Candidate(candidate), .. } => {
+                            let candidate = Candidate {
+                                candidate: candidate.candidate,
+                                sdp_mid: candidate.sdp_mid,
+                                sdp_m_line_index: candidate.sdp_mline_index,
+                                username_fragment: candidate.username_fragment,
+                            };
+                            peer.add_candidate(candidate).await.unwrap();
+                        }
+                        _ => {}
+                    },
+                    happening = happenings.recv() => match happening.unwrap() {
+                        PeerEvent::LocalCandidate(candidate) => {
+                            let candidate = IceCandidate {
+                                candidate: candidate.candidate,
+                                sdp_mid: candidate.sdp_mid,
+                                sdp_mline_index: candidate.sdp_m_line_index,
+                                username_fragment: candidate.username_fragment,
+                            };
+                            self.bob.send(id("alice"), Signal::Candidate(candidate)).await.unwrap();
+                        }
+                        PeerEvent::Frame(Lane::Messaging, hello) => break (hello, fingerprint.unwrap()),
+                        PeerEvent::Closed(reason) => panic!("closed: {reason:?}"),
+                        _ => {}
+                    },
+                }
+            }
+        };
+        let (hello, peer_fingerprint) = timeout(SOON, negotiation).await.expect("an open channel in time");
+        let facts = Facts {
+            agent: id("bob"),
+            peer: id("alice"),
+            key: *identity("alice").public_key(),
+            session,
+            epoch: 1,
+            peer_epoch: 1,
+            fingerprint: Sha256Digest::from_bytes(*peer.local_fingerprint().as_bytes()),
+            peer_fingerprint,
+        };
+        Channel {
+            peer,
+            happenings,
+            facts,
+            hello,
+        }
+    }
+
+    /// Alice's next event.
+    async fn event(&self) -> TransportEvent {
+        timeout(SOON, self.alice.recv())
+            .await
+            .expect("an event in time")
+            .unwrap()
+    }
+
+    /// Alice refuses for this reason, closes the connection, and has no link.
+    async fn refused(&self, channel: &mut Channel, expected: &str) {
+        match self.event().await {
+            TransportEvent::Refused { peer, reason, .. } => {
+                assert_eq!((peer, reason), (Some(id("bob")), expected));
+            }
+            other => panic!("{expected} was expected: {other:?}"),
+        }
+        let closed =
+            async { while !matches!(channel.happenings.recv().await, Some(PeerEvent::Closed(_)) | None) {} };
+        timeout(SOON, closed).await.expect("a closed connection");
+        assert!(self.alice.links().iter().all(|link| link.state != LinkState::Up));
+    }
+}
+
+impl Channel {
+    async fn say(&self, frame: impl Into<Bytes>) {
+        self.peer.send(Lane::Messaging, frame.into()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_good_hello_makes_the_link() {
+    let mut stage = Stage::new().await;
+    let channel = stage.channel().await;
+    assert_eq!(hello::read(&channel.hello, &channel.facts), Ok(262_144));
+    channel
+        .say(hello::write(&identity("bob"), &channel.facts, 70_000))
+        .await;
+    channel.say("a frame").await;
+    assert_eq!(stage.event().await, TransportEvent::LinkUp { peer: id("bob") });
+    assert!(matches!(stage.event().await, TransportEvent::Frame { frame, .. } if frame == "a frame"));
+    // Alice keeps to what bob takes.
+    let send = |size| {
+        let frame = Bytes::from(vec![0; size]);
+        let envelope = ifmesh_transport::Envelope::new(id("bob"), ifmesh_transport::Lane::Reliable, frame);
+        stage.alice.send(envelope)
+    };
+    let too_large = ifmesh_transport::SendError::TooLarge {
+        size: 70_001,
+        limit: 70_000,
+    };
+    assert_eq!(send(70_001).await, Err(too_large));
+    assert_eq!(send(70_000).await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn anything_but_a_hello_closes_the_connection() {
+    let mut stage = Stage::new().await;
+    for first in ["a frame", "", "{}", "{\"type\":\"hello\"}", "IFB1"] {
+        let mut channel = stage.channel().await;
+        channel.say(first).await;
+        // The peer has to wait for alice's before it sends more; this one does not.
+        channel
+            .say(hello::write(&identity("bob"), &channel.facts, 65_536))
+            .await;
+        stage.refused(&mut channel, "hello-malformed").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_hello_closes_the_connection_in_time() {
+    let mut stage = Stage::new().await;
+    let mut channel = stage.channel().await;
+    stage.refused(&mut channel, "hello-missing").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hello_that_proves_something_else_closes_the_connection() {
+    let mut stage = Stage::new().await;
+
+    let mut channel = stage.channel().await;
+    let former = hello::write(&identity("bob"), &channel.facts, 65_536);
+    channel
+        .say(hello::write(&identity("mallory"), &channel.facts, 65_536))
+        .await;
+    stage.refused(&mut channel, "hello-bad-signature").await;
+
+    // Alice's own, sent back.
+    let mut channel = stage.channel().await;
+    channel.say(channel.hello.clone()).await;
+    stage.refused(&mut channel, "hello-bad-signature").await;
+
+    // Bob's own, of a connection before; the session is the same.
+    let mut channel = stage.channel().await;
+    channel.say(former).await;
+    stage.refused(&mut channel, "hello-wrong-fingerprint").await;
+
+    let mut channel = stage.channel().await;
+    channel.facts.session = SessionId::from_bytes([9; 16]);
+    channel
+        .say(hello::write(&identity("bob"), &channel.facts, 65_536))
+        .await;
+    stage.refused(&mut channel, "hello-wrong-session").await;
+}
