@@ -248,11 +248,23 @@ impl Negotiation {
     }
 
     fn on_answered(&mut self, attempt: Attempt, epoch: u64, actions: &mut Vec<Action>) {
-        if let Some(pending) = &mut self.pending
-            && pending.attempt == attempt
-        {
-            pending.stage = Stage::Described { epoch };
-            self.replace_earlier_life(epoch, actions);
+        let Some(pending) = &mut self.pending else {
+            return;
+        };
+        if pending.attempt != attempt {
+            return;
+        }
+        match self.link {
+            // The offer was meant for a later life, which the server made up.
+            Some(link) if !link.replaced && epoch <= link.epoch => {
+                actions.push(Action::Drop { attempt });
+                self.pending = None;
+                self.claimed = Some(link.epoch);
+            }
+            _ => {
+                pending.stage = Stage::Described { epoch };
+                self.replace_earlier_life(epoch, actions);
+            }
         }
     }
 

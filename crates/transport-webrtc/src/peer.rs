@@ -238,16 +238,20 @@ impl PeerTask {
         let ufrag = ifmesh_signaling::sdp_identity(sdp).map(|(_, ufrag)| ufrag.to_owned());
         handle.remote_ufrag = ufrag.ok();
         let early = std::mem::take(&mut handle.early);
-        if let Err(error) = handle.peer.accept_answer(sdp).await {
-            self.refuse("description-refused", &error.to_string());
-            self.cut(attempt, DownReason::Misbehaved);
-            return self.put_in(Input::Ended { attempt }).await;
-        }
+        let peer = Arc::clone(&handle.peer);
         self.put_in(Input::Answered {
             attempt,
             epoch: verified.epoch,
         })
         .await;
+        if self.negotiation.current() != Some(attempt) {
+            return;
+        }
+        if let Err(error) = peer.accept_answer(sdp).await {
+            self.refuse("description-refused", &error.to_string());
+            self.cut(attempt, DownReason::Misbehaved);
+            return self.put_in(Input::Ended { attempt }).await;
+        }
         for candidate in early {
             self.on_candidate(candidate).await;
         }

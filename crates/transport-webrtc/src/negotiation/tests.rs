@@ -175,6 +175,20 @@ fn a_server_that_invents_a_later_life_harms_no_link() {
     assert_eq!(side.negotiation.current(), Some(1));
 }
 
+/// Fails if the agent, which knows nothing of the lie and answers in good faith, loses its link over it.
+#[test]
+fn an_answer_that_proves_the_server_wrong_is_dropped() {
+    let mut side = Side::larger().linked();
+    assert_eq!(
+        side.put(Input::Present { epoch: Some(9) }),
+        [Action::Offer { attempt: 2 }]
+    );
+    let answered = Input::Answered { attempt: 2, epoch: 1 };
+    assert_eq!(side.put(answered), [Action::Drop { attempt: 2 }]);
+    assert_eq!(side.after(60 * SECOND), []);
+    assert_eq!(side.negotiation.current(), Some(1));
+}
+
 #[test]
 fn who_left_is_offered_nothing() {
     let mut side = Side::larger();
