@@ -33,7 +33,7 @@ const MESH_TIME: Duration = Duration::from_secs(60);
 const MOST_RESTARTS: u32 = 100;
 
 /// How long nothing at all may happen while messages are on their way.
-const QUIET_TIME: Duration = Duration::from_secs(60);
+const QUIET_TIME: Duration = Duration::from_secs(30);
 
 /// See it work: agents in processes of their own find each other and exchange a file of signed messages.
 ///
@@ -235,12 +235,14 @@ impl Stage {
             }
             let Ok(report) = timeout_at(Instant::now() + QUIET_TIME, self.reports.recv()).await else {
                 // Whatever is missing now is lost, and the account says so.
+                let missing = self.score.missing_connections(&self.plan);
+                self.say.line(format_args!("nothing happened for {} s; {missing}", QUIET_TIME.as_secs()));
                 return Ok(());
             };
             if let Some(index) = self.take(report)? {
                 // It lost what it had in memory: all that was not acknowledged goes again, first and in order.
-                self.start(index)?;
                 let again = self.members[index].give_back();
+                self.start(index)?;
                 let unsettled = again
                     .into_iter()
                     .filter(|item| !self.score.is_settled(*item))

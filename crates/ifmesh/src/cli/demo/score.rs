@@ -25,6 +25,8 @@ pub(super) struct Score {
     agent_count: usize,
     started: Option<Instant>,
     setup: Option<Duration>,
+    /// Counted when the mesh had formed.
+    formed: usize,
     lives: Vec<u32>,
     open: usize,
     latencies_us: Vec<u64>,
@@ -76,6 +78,7 @@ impl Score {
             agent_count: agents,
             started: None,
             setup: None,
+            formed: 0,
             lives: vec![0; agents],
             open: agents,
             latencies_us: Vec::new(),
@@ -103,6 +106,7 @@ impl Score {
 
     pub(super) fn mesh_formed(&mut self) {
         self.setup = self.started.map(|started| started.elapsed());
+        self.formed = self.connections();
     }
 
     pub(super) fn peer_up(&mut self, member: usize, event: &Event, plan: &Plan) {
@@ -256,7 +260,7 @@ impl Score {
         let seconds = self.last_us.saturating_sub(self.first_us) as f64 / 1e6;
         Account {
             agents: plan.agents.len(),
-            connections: plan.pairs(),
+            connections: self.formed,
             setup_ms: self.setup_ms(),
             sent: plan.items.len(),
             delivered,
