@@ -1,1 +1,10 @@
-//! Shared helpers of the cross-crate tests.
+//! What the tests in `tests/` share.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::needless_range_loop,
+    reason = "a test ends where something is wrong"
+)]
+
+pub mod chaos;

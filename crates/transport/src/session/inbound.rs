@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use ifmsg::VerifiedMessage;
+use ifmsg::{VerifiedMessage, WINDOW};
 
 use super::control::MAX_RANGES;
 
@@ -35,15 +35,24 @@ impl Inbound {
         }
     }
 
-    /// Takes a verified message.
-    pub(super) fn insert(&mut self, message: VerifiedMessage) {
+    /// Takes a verified message. `false`: its sender had given it up, and said so before it came.
+    pub(super) fn insert(&mut self, message: VerifiedMessage) -> bool {
+        if self
+            .expected
+            .is_some_and(|expected| message.header().sequence < expected)
+        {
+            return false;
+        }
         self.bytes += message.as_signed().body().len();
         self.waiting.insert(message.header().sequence, message);
+        true
     }
 
     /// The number was used up by a message that is refused for good.
     pub(super) fn refuse(&mut self, sequence: u64, reason: &'static str) {
-        if self.expected.is_none_or(|expected| sequence >= expected) {
+        // A sender that keeps to its window has never more numbers open.
+        let has_room = (self.refused.len() as u64) < WINDOW;
+        if has_room && self.expected.is_none_or(|expected| sequence >= expected) {
             self.refused.insert(sequence, reason);
         }
     }
@@ -66,19 +75,16 @@ impl Inbound {
     }
 
     /// The next message in order, if it is here. Either it goes to the inbox, or it counts as taken.
+    ///
+    /// A refused number ends the order until the peer has raised its floor beyond it, and so has shown that it knows. Were it
+    /// passed over, it would lie below what is on record as taken; after a restart of this side, which forgets refusals, it
+    /// would be acknowledged.
     pub(super) fn next(&mut self) -> Option<VerifiedMessage> {
-        loop {
-            let expected = self.expected?;
-            if let Some(message) = self.waiting.remove(&expected) {
-                self.expected = Some(expected + 1);
-                self.bytes -= message.as_signed().body().len();
-                return Some(message);
-            }
-            if !self.refused.contains_key(&expected) {
-                return None;
-            }
-            self.expected = Some(expected + 1);
-        }
+        let expected = self.expected?;
+        let message = self.waiting.remove(&expected)?;
+        self.expected = Some(expected + 1);
+        self.bytes -= message.as_signed().body().len();
+        Some(message)
     }
 
     /// The message with this number went to the application's inbox.
@@ -86,6 +92,11 @@ impl Inbound {
         let bytes = message.as_signed().body().len();
         self.inbox_bytes += bytes;
         self.in_inbox.push_back((message.header().sequence, bytes));
+    }
+
+    /// Messages that wait for an earlier one, and messages and bytes that wait for the application.
+    pub(super) fn left_over(&self) -> (usize, usize, usize) {
+        (self.waiting.len(), self.in_inbox.len(), self.inbox_bytes)
     }
 
     /// The application took the message with this number.
@@ -98,12 +109,14 @@ impl Inbound {
         }
     }
 
-    /// What was taken is on record up to here, and may be acknowledged.
-    pub(super) fn record(&mut self, up_to: u64) {
+    /// What was taken is on record up to here, and may be acknowledged. Whether that is news.
+    pub(super) fn record(&mut self, up_to: u64) -> bool {
+        let is_news = up_to > self.recorded;
         self.recorded = self.recorded.max(up_to);
+        is_news
     }
 
-    /// Every number up to this one was taken by the application, refused, or given up by the peer.
+    /// Every number up to this one was taken by the application, or given up by the peer.
     pub(super) fn taken_up_to(&self) -> u64 {
         match self.in_inbox.front() {
             Some((first, _)) => first - 1,
@@ -111,11 +124,9 @@ impl Inbound {
         }
     }
 
-    /// What to acknowledge for good. A refused number holds it back until the peer has been told: it must not take a refusal
-    /// for a delivery because an acknowledgement was lost.
+    /// What to acknowledge for good.
     pub(super) fn cumulative(&self) -> u64 {
-        let refused = self.refused.keys().next().map_or(u64::MAX, |first| first - 1);
-        self.recorded.min(self.taken_up_to()).min(refused)
+        self.recorded.min(self.taken_up_to())
     }
 
     /// Runs of numbers beyond [`cumulative`](Self::cumulative) that need not be sent again.

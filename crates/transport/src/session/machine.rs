@@ -30,6 +30,9 @@ use crate::{Capabilities, Envelope, Lane, TransportEvent};
 /// What a frame adds around the bodies of a flight, at most: its header, and for each message its place, path and length.
 const FRAME_ROOM: usize = 84 + 2 + 8 * 32 + 4;
 
+/// More than a control message takes.
+const CONTROL_ROOM: usize = 16 * 1024;
+
 pub(super) struct Machine {
     me: AgentId,
     identity: Identity,
@@ -81,7 +84,8 @@ impl Machine {
         let mut limits = config.limits;
         // All unacknowledged messages must fit the receiver's replay window.
         limits.window_messages = limits.window_messages.clamp(1, 1_000);
-        limits.flight_messages = limits.flight_messages.clamp(1, ifmsg::MAX_FLIGHT);
+        // An acknowledgement may ride along.
+        limits.flight_messages = limits.flight_messages.clamp(1, ifmsg::MAX_FLIGHT - 1);
         let mut admission = Admission::new(config.agent.clone(), config.trust, limits.max_age);
         for (key, mark) in &config.marks {
             admission.replay_mut().restore(key, mark);
@@ -247,16 +251,15 @@ impl Machine {
     }
 
     fn has_window(&self, destination: &Destination, peers: &[AgentId]) -> bool {
-        let fits = |(messages, bytes): (usize, usize)| {
-            messages < self.limits.window_messages && (messages == 0 || bytes < self.limits.window_bytes)
+        let fits = |peer: &Peer| {
+            let stream = match destination {
+                Destination::Agent(_) => &peer.direct,
+                Destination::Everyone => &peer.broadcast,
+            };
+            let (messages, bytes) = stream.load();
+            stream.span() < self.limits.window_messages && (messages == 0 || bytes < self.limits.window_bytes)
         };
-        let load = |peer: &Peer| match destination {
-            Destination::Agent(_) => peer.direct.load(),
-            Destination::Everyone => peer.broadcast.load(),
-        };
-        peers
-            .iter()
-            .all(|agent| self.peers.get(agent).is_none_or(|peer| fits(load(peer))))
+        peers.iter().all(|agent| self.peers.get(agent).is_none_or(fits))
     }
 
     fn peek_sequence(&mut self, destination: &Destination, delivery: Delivery) -> u64 {
@@ -421,11 +424,19 @@ impl Machine {
         }
         match Reliable::of(header.stream()) {
             Some(which) => {
-                let peer = self.peer(&source);
-                peer.inbound(which).insert(message);
-                self.deliver(&source, which);
                 let limits = self.limits;
-                self.peer(&source).owe_ack(1, now.elapsed, &limits);
+                let digest = Some(message.digest());
+                let peer = self.peer(&source);
+                peer.owe_ack(1, now.elapsed, &limits);
+                if peer.inbound(which).insert(message) {
+                    self.deliver(&source, which);
+                } else {
+                    self.drop_message(SessionEvent::Dropped {
+                        digest,
+                        peer: source,
+                        reason: "given-up",
+                    });
+                }
             }
             None => {
                 self.dirty_marks.insert(source);
@@ -459,7 +470,9 @@ impl Machine {
         }
         let mark = self.marks.get(key.as_bytes()).copied();
         let peer = self.peer(source);
-        peer.begin_epoch(epoch, mark.as_ref());
+        let dropped = peer.begin_epoch(epoch, mark.as_ref());
+        self.metrics.dropped += dropped as u64;
+        let peer = self.peer(source);
         // A new run at the other end of a link that never went down: greet it anew.
         if former.is_some() && peer.linked && peer.confirmed {
             let nonce = self.nonce();
@@ -519,7 +532,7 @@ impl Machine {
                     .and_then(hello_of)
                     .and_then(|hello| hello.nonce);
                 if let (Some(nonce), Some(peer)) = (nonce, self.peers.get_mut(source)) {
-                    peer.owe_echo(nonce);
+                    peer.owe_echo(nonce, now.elapsed);
                 }
             }
             _ if rejected.authentic && takes_its_number(reason) => {
@@ -626,7 +639,8 @@ impl Machine {
     /// The next message for the application that nobody waits for as a reply.
     pub(super) fn take(&mut self) -> Option<InboxItem> {
         let awaited = &self.awaited;
-        self.inbox.take(|header| !header.in_reply_to.as_ref().is_some_and(|id| awaited.contains(id)))
+        self.inbox
+            .take(|header| !header.in_reply_to.as_ref().is_some_and(|id| awaited.contains(id)))
     }
 
     /// From now on the reply to this message waits for [`take_reply`](Self::take_reply).
@@ -645,15 +659,16 @@ impl Machine {
     }
 
     /// The application is done with a message: it goes on record, and is acknowledged.
-    pub(super) fn commit(&mut self, message: &VerifiedMessage, origin: Option<Origin>, now: Duration) {
+    pub(super) fn commit(&mut self, message: &VerifiedMessage, origin: Option<Origin>) {
         let source = message.source();
-        let Some((which, epoch)) = origin else { return };
-        if let Some(peer) = self.peers.get_mut(source)
-            && peer.epoch == Some(epoch)
-        {
+        let (Some((which, epoch)), Some(peer)) = (origin, self.peers.get_mut(source)) else {
+            return;
+        };
+        if peer.epoch == Some(epoch) {
             peer.inbound(which).taken(message.header().sequence);
-            peer.owe_ack_for_taken(now, &self.limits);
             self.dirty_marks.insert(source.clone());
+        } else {
+            peer.former_taken(message.as_signed().body().len());
         }
     }
 
@@ -668,12 +683,27 @@ impl Machine {
             if !finished.is_empty() {
                 // Later messages must not wait for these at the peer.
                 peer.question_if_unplanned(now);
+                peer.drop_finished();
                 given_up.push((peer.agent.clone(), finished));
             }
+        }
+        if !given_up.is_empty() {
+            self.drop_finished_broadcasts();
         }
         for (agent, finished) in given_up {
             self.resolve(&agent, finished);
         }
+    }
+
+    fn drop_finished_broadcasts(&mut self) {
+        let peers = &self.peers;
+        let is_wanted = |sequence| {
+            peers
+                .values()
+                .any(|peer| peer.member && peer.broadcast.is_outstanding(sequence))
+        };
+        self.unsigned_broadcast
+            .retain(|(sequence, _)| is_wanted(*sequence));
     }
 
     /// When `on_timeout` and `poll_transmit` want to be called at the latest.
@@ -701,9 +731,9 @@ impl Machine {
             .collect()
     }
 
-    pub(super) fn recorded(&mut self, agent: &AgentId, mark: &Mark) {
+    pub(super) fn recorded(&mut self, agent: &AgentId, mark: &Mark, now: Duration) {
         if let Some(peer) = self.peers.get_mut(agent) {
-            peer.recorded(mark);
+            peer.recorded(mark, now, &self.limits);
         }
     }
 
@@ -723,20 +753,21 @@ impl Machine {
             let ready = |peer: &mut Peer| {
                 peer.linked && !busy.contains(&(peer.agent.clone(), lane)) && peer.has_work(lane, now.elapsed)
             };
-            let Some(agent) = self
+            let ready: Vec<AgentId> = self
                 .peers
                 .values_mut()
-                .find_map(|peer| ready(peer).then(|| peer.agent.clone()))
-            else {
-                continue;
-            };
-            let envelope = match lane {
-                Lane::Reliable => self.transmit_reliable(&agent, now),
-                Lane::BestEffort => self.transmit_best_effort(&agent, now),
-            };
-            if envelope.is_some() {
-                self.metrics.frames_sent += 1;
-                return envelope;
+                .filter_map(|peer| ready(peer).then(|| peer.agent.clone()))
+                .collect();
+            // One whose work turns out to be finished must not keep the others waiting.
+            for agent in ready {
+                let envelope = match lane {
+                    Lane::Reliable => self.transmit_reliable(&agent, now),
+                    Lane::BestEffort => self.transmit_best_effort(&agent, now),
+                };
+                if envelope.is_some() {
+                    self.metrics.frames_sent += 1;
+                    return envelope;
+                }
             }
         }
         None
@@ -756,21 +787,13 @@ impl Machine {
             .or_else(|| self.send_shared(agent, true, now.elapsed))
             .or_else(|| {
                 let peer = self.peers.get_mut(agent)?;
-                // What has expired in the meantime is finished.
-                while peer
-                    .unsigned
-                    .pop_front_if(|(sequence, _)| !peer.direct.is_outstanding(*sequence))
-                    .is_some()
-                {}
                 let mut batch = take_flight(&mut peer.unsigned, |(_, message)| message, &self.limits);
                 if batch.is_empty() {
                     return None;
                 }
                 // An acknowledgement that is owed anyway rides along under the same signature.
-                let ack = self
-                    .peers
-                    .get(agent)?
-                    .ack_pending()
+                let bytes: usize = batch.iter().map(|(_, message)| message.body().len() + 4).sum();
+                let ack = (peer.ack_pending() && bytes + CONTROL_ROOM <= self.max_frame)
                     .then(|| self.control_unsigned(agent, now))
                     .flatten();
                 batch.extend(ack.map(|ack| (0, ack)));
@@ -1032,7 +1055,6 @@ impl Machine {
         self.abandon_peer(agent, &Refusal::PeerForgotten);
         if let Some(peer) = self.peers.get_mut(agent) {
             peer.member = false;
-            peer.unsigned.clear();
         }
     }
 
@@ -1040,6 +1062,8 @@ impl Machine {
         if let Some(peer) = self.peers.get_mut(agent) {
             let mut finished = peer.direct.abandon(refusal);
             finished.extend(peer.broadcast.abandon(refusal));
+            peer.drop_finished();
+            self.drop_finished_broadcasts();
             self.resolve(agent, finished);
         }
     }
@@ -1186,7 +1210,10 @@ impl Inbox {
 
     /// Adds a best-effort message; beyond `room` of them the oldest gives way, and is returned.
     fn push_best_effort(&mut self, message: VerifiedMessage, room: usize) -> Option<VerifiedMessage> {
-        self.items.push_back(InboxItem { message, origin: None });
+        self.items.push_back(InboxItem {
+            message,
+            origin: None,
+        });
         self.best_effort += 1;
         if self.best_effort <= room {
             return None;

@@ -116,14 +116,14 @@ impl Session {
     ///
     /// Cancel safe: a message whose `send` was dropped before it was ready was not accepted.
     pub async fn send(&self, draft: Draft) -> Result<Receipt, SubmitError> {
+        let mut draft = Some(draft);
         let mut changed = self.shared.changed.subscribe();
         loop {
             // Seen before the window is looked at, so that an opening in between is not missed.
             changed.borrow_and_update();
-            match self.may_submit(&draft) {
+            match self.try_submit(&mut draft) {
                 Err(SubmitError::WindowFull) => {}
-                Err(error) => return Err(error),
-                Ok(()) => return self.try_send(draft),
+                decided => return decided,
             }
             if changed.changed().await.is_err() {
                 return Err(SubmitError::Closed);
@@ -133,18 +133,22 @@ impl Session {
 
     /// Accepts a message at once, or says [`SubmitError::WindowFull`].
     pub fn try_send(&self, draft: Draft) -> Result<Receipt, SubmitError> {
+        self.try_submit(&mut Some(draft))
+    }
+
+    /// Looks at the window and takes its place in it under one lock. Leaves the draft where it is if there is no room.
+    fn try_submit(&self, draft: &mut Option<Draft>) -> Result<Receipt, SubmitError> {
         let now = self.shared.now();
         let mut machine = self.shared.machine();
-        machine.may_submit(&draft, now.wall)?;
+        if let Some(draft) = draft {
+            machine.may_submit(draft, now.wall)?;
+        }
+        // It is gone only once it was accepted, and then nobody asks again.
+        let draft = draft.take().ok_or(SubmitError::Closed)?;
         let receipt = machine.submit(draft, now)?;
         drop(machine);
         self.shared.wake.notify_one();
         Ok(receipt)
-    }
-
-    fn may_submit(&self, draft: &Draft) -> Result<(), SubmitError> {
-        let now = self.shared.now();
-        self.shared.machine().may_submit(draft, now.wall)
     }
 
     /// The next message for the application; `None` once the session is closed and everything was handed out. A reliable
@@ -170,7 +174,10 @@ impl Session {
             None => self.shared.machine().new_id(),
         };
         // Before it is sent, so that no reply can slip by.
-        let awaited = Awaited { shared: &self.shared, id };
+        let awaited = Awaited {
+            shared: &self.shared,
+            id,
+        };
         self.shared.machine().await_reply(awaited.id.clone());
         self.send(draft.id(awaited.id.clone())).await?;
         let reply = self.take(|machine| machine.take_reply(&awaited.id)).await;
@@ -186,7 +193,11 @@ impl Session {
                 (take(&mut machine), machine.has_ended())
             };
             if let Some(InboxItem { message, origin }) = item {
-                return Some(Taken { message, origin, shared: self.shared.clone() });
+                return Some(Taken {
+                    message,
+                    origin,
+                    shared: self.shared.clone(),
+                });
             }
             if ended || changed.changed().await.is_err() {
                 return None;
@@ -290,8 +301,7 @@ impl Taken {
 
     /// Acknowledges it to its sender.
     pub fn commit(self) -> VerifiedMessage {
-        let now = self.shared.now();
-        self.shared.machine().commit(&self.message, self.origin, now.elapsed);
+        self.shared.machine().commit(&self.message, self.origin);
         self.shared.wake.notify_one();
         self.message
     }
@@ -404,9 +414,10 @@ impl Driver {
                 .journal
                 .as_mut()
                 .map_or(Ok(()), |journal| journal.record(&key, &mark));
+            let now = self.shared.now();
             let mut machine = self.shared.machine();
             match result {
-                Ok(()) => machine.recorded(&agent, &mark),
+                Ok(()) => machine.recorded(&agent, &mark, now.elapsed),
                 Err(error) => machine.not_recorded(agent, error),
             }
         }
@@ -414,11 +425,11 @@ impl Driver {
 
     /// Hands all that is due to the transport, and says when more will be.
     fn transmit(&mut self) -> Option<Duration> {
-        let now = self.shared.now();
-        self.shared.machine().on_timeout(now.elapsed);
         loop {
             let now = self.shared.now();
             let mut machine = self.shared.machine();
+            // With the same `now`, so that nothing falls due between the two and waits for the next event.
+            machine.on_timeout(now.elapsed);
             let Some(envelope) = machine.poll_transmit(now, &self.busy) else {
                 return machine.next_timeout(now.elapsed);
             };

@@ -43,6 +43,8 @@ pub(super) struct Outbound {
     next: u64,
     /// What the peer last acknowledged for good.
     acknowledged: u64,
+    /// That has moved since it was last asked.
+    is_news: bool,
     /// Nothing expires before this time; it may be that nothing expires at it either.
     lasts_until: Duration,
     /// Nothing is due before this time; it may be that nothing is due at it either.
@@ -191,6 +193,7 @@ impl Outbound {
     pub(super) fn acknowledge(&mut self, ack: &Ack, now: Duration, rtt: &mut RoundTrip) -> Vec<Finished> {
         // A peer cannot acknowledge what was never sent.
         let cumulative = ack.cumulative.min(self.next - 1);
+        self.is_news |= cumulative > self.acknowledged;
         self.acknowledged = self.acknowledged.max(cumulative);
         let covered = |sequence: u64| {
             sequence <= cumulative
@@ -241,6 +244,11 @@ impl Outbound {
         self.next
     }
 
+    /// Whether the peer has acknowledged anything for good since this was last asked.
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.is_news)
+    }
+
     /// The peer still waits for numbers that are finished.
     pub(super) fn peer_lags(&self) -> bool {
         self.acknowledged + 1 < self.floor()
@@ -254,6 +262,12 @@ impl Outbound {
     /// Outstanding messages and bytes, the unsigned ones included.
     pub(super) fn load(&self) -> (usize, usize) {
         (self.outstanding.len(), self.bytes)
+    }
+
+    /// How many numbers lie between the first outstanding message and the next one. More than there are outstanding messages
+    /// where later ones were finished first; all of them must fit the peer's replay window, or the first would be too old.
+    pub(super) fn span(&self) -> usize {
+        usize::try_from(self.next - self.floor()).unwrap_or(usize::MAX)
     }
 
     /// Takes everything out, with this outcome.

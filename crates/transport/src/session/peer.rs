@@ -52,6 +52,8 @@ pub(super) struct Peer {
     pub(super) shared: VecDeque<SharedFlight>,
     next_best_effort: u64,
     inbound: [Inbound; 2],
+    /// Messages and bytes of its former runs that still wait for the application.
+    former_inbox: (usize, usize),
     hello: HelloState,
     ack: AckState,
     /// When to ask for news of messages that the peer holds, and how often that was done.
@@ -105,6 +107,7 @@ impl Peer {
             shared: VecDeque::new(),
             next_best_effort: 1,
             inbound: Default::default(),
+            former_inbox: (0, 0),
             hello: HelloState::default(),
             ack: AckState::default(),
             ask_at: None,
@@ -170,10 +173,13 @@ impl Peer {
         if let Some(nonce) = hello.nonce.as_ref().filter(|nonce| nonce.len() <= 32) {
             self.hello.echo_due = Some(nonce.clone());
         }
-        let confirms = self.linked && !self.confirmed && self.is_our_nonce(hello.echo.as_deref());
+        let is_answer = self.is_our_nonce(hello.echo.as_deref());
+        if is_answer {
+            self.hello.again_at = None;
+        }
+        let confirms = is_answer && !self.confirmed;
         if confirms {
             self.confirmed = true;
-            self.hello.again_at = None;
             if self.hello.tries == 1 {
                 self.rtt.sample(now.saturating_sub(self.hello.first_asked));
             }
@@ -188,15 +194,30 @@ impl Peer {
         self.linked && !self.hello.nonce.is_empty() && echo == Some(&self.hello.nonce)
     }
 
-    /// The peer began a new run: its streams start anew, and it has forgotten what it held.
-    pub(super) fn begin_epoch(&mut self, epoch: u64, mark: Option<&Mark>) {
+    /// The peer began a new run: its streams start anew, and it has forgotten what it held. Returns how many messages of the
+    /// former run waited for an earlier one that will never come.
+    pub(super) fn begin_epoch(&mut self, epoch: u64, mark: Option<&Mark>) -> usize {
         self.epoch = Some(epoch);
+        let mut dropped = 0;
+        for inbound in &self.inbound {
+            let (waiting, messages, bytes) = inbound.left_over();
+            dropped += waiting;
+            self.former_inbox.0 += messages;
+            self.former_inbox.1 += bytes;
+        }
         self.inbound = match mark.filter(|mark| mark.epoch == epoch) {
             Some(mark) => Reliable::BOTH.map(|which| Inbound::resumed(mark.floors[which.stream() as usize])),
             None => Default::default(),
         };
         self.direct.resend_all(true);
         self.broadcast.resend_all(true);
+        dropped
+    }
+
+    /// The application took a message of a former run.
+    pub(super) fn former_taken(&mut self, bytes: usize) {
+        self.former_inbox.0 = self.former_inbox.0.saturating_sub(1);
+        self.former_inbox.1 = self.former_inbox.1.saturating_sub(bytes);
     }
 
     // ---------------------------------------------------------------------------------------------------- outbound
@@ -279,10 +300,14 @@ impl Peer {
 
     /// An acknowledgement came.
     pub(super) fn heard_news(&mut self, now: Duration) {
-        self.asked = 0;
-        self.ask_at = None;
-        if self.direct.peer_lags() || self.broadcast.peer_lags() {
-            // The peer waits for numbers that are finished: it must be told, once in a round trip.
+        let news = [self.direct.take_news(), self.broadcast.take_news()];
+        let lags = self.direct.peer_lags() || self.broadcast.peer_lags();
+        if !lags || news.contains(&true) {
+            self.asked = 0;
+        }
+        if lags && self.asked == 0 {
+            // The peer waits for numbers that are finished: it must be told. If telling does not help, because its
+            // application is slow, it is told again ever more rarely.
             self.ask_at = Some(now + self.rtt.smoothed().unwrap_or_default() / 2);
         } else {
             self.plan_question(now);
@@ -296,6 +321,15 @@ impl Peer {
             .saturating_mul(1 << self.asked.min(8))
             .min(MOST_NEWS_WAIT);
         self.ask_at = awaits.then_some(now + wait);
+    }
+
+    /// Forgets what nobody wants any more: it has expired before it was sent.
+    pub(super) fn drop_finished(&mut self) {
+        self.unsigned
+            .retain(|(sequence, _)| self.direct.is_outstanding(*sequence));
+        let wanted = |message: &SignedMessage| self.broadcast.is_outstanding(message.header().sequence);
+        self.shared
+            .retain(|flight| !flight.reliable || flight.messages.iter().any(wanted));
     }
 
     pub(super) fn question_if_unplanned(&mut self, now: Duration) {
@@ -343,7 +377,7 @@ impl Peer {
 
     /// The application took a message: say so at once if this peer has heard nothing for a while, else with the others. So an
     /// idle conversation is not delayed, and a busy one signs no more than one acknowledgement in each delay.
-    pub(super) fn owe_ack_for_taken(&mut self, now: Duration, limits: &SessionLimits) {
+    fn owe_ack_for_taken(&mut self, now: Duration, limits: &SessionLimits) {
         let earliest = self
             .ack
             .last
@@ -396,29 +430,37 @@ impl Peer {
         Some(Mark { epoch, floors })
     }
 
-    /// The mark is on record: it may be acknowledged.
-    pub(super) fn recorded(&mut self, mark: &Mark) {
-        if self.epoch == Some(mark.epoch) {
-            for which in Reliable::BOTH {
-                self.inbound(which).record(mark.floors[which.stream() as usize]);
-            }
+    /// The mark is on record: it may be acknowledged, and is if it says anything new.
+    pub(super) fn recorded(&mut self, mark: &Mark, now: Duration, limits: &SessionLimits) {
+        if self.epoch != Some(mark.epoch) {
+            return;
+        }
+        let news =
+            Reliable::BOTH.map(|which| self.inbound(which).record(mark.floors[which.stream() as usize]));
+        if news.contains(&true) {
+            self.owe_ack_for_taken(now, limits);
         }
     }
 
     /// Messages and bytes of this peer that wait for an earlier one or for the application.
     pub(super) fn load_in(&self) -> (usize, usize) {
         let [(a, b), (c, d)] = [self.inbound[0].load(), self.inbound[1].load()];
-        (a + c, b + d)
+        let (e, f) = self.former_inbox;
+        (a + c + e, b + d + f)
     }
 
     /// Nothing of this peer waits for the application.
     pub(super) fn inbox_is_empty(&self) -> bool {
-        self.inbound.iter().all(Inbound::inbox_is_empty)
+        self.former_inbox.0 == 0 && self.inbound.iter().all(Inbound::inbox_is_empty)
     }
 
-    /// Answers the hello of a peer that has yet to prove that it is live. Takes nothing else from it.
-    pub(super) fn owe_echo(&mut self, nonce: String) {
+    /// Answers the hello of a peer that has yet to prove that it is live, and asks it in turn. Takes nothing else from it.
+    pub(super) fn owe_echo(&mut self, nonce: String, now: Duration) {
         self.hello.echo_due = Some(nonce).filter(|nonce| nonce.len() <= 32);
+        // It may be a new run behind a link that never went down, where nobody would ask it otherwise.
+        if self.confirmed {
+            self.hello.again_at = Some(now);
+        }
     }
 
     /// Remembers a message's id. Whether it was new.

@@ -1,0 +1,732 @@
+//! Chaos: a random story of agents, faults, deaths and attacks, then peace, and the question whether every promise was kept.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ifmesh_transport::{
+    Clock as _, Envelope, IfTransport as _, Lane, Observer, Outcome, Receipt, Refusal, SessionEvent,
+    SubmitError,
+};
+use ifmesh_transport_mem::{Agents, Faults, MemTransport, Mesh, Trace, draft, simulate};
+use ifmsg::{
+    AgentId, Delivery, Destination, Draft, Mark, SignedMessage, Stamp, Stream, canonical::Limits,
+    encode_binary, sign_flight,
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinHandle};
+
+/// The agents; the last two of a story's cast are nobody's friends.
+const NAMES: [&str; 8] = ["ada", "bea", "cyd", "dan", "eli", "fay", "gus", "hal"];
+/// Linked to everyone, its key trusted by nobody.
+const STRANGER: &str = "mallory";
+/// Linked to everyone, its key trusted; its program is not ours.
+const TRAITOR: &str = "trudy";
+
+/// Small bounds, so that every story meets them.
+const WINDOW: usize = 24;
+const INBOX: usize = 16;
+const BEST_EFFORT: usize = 12;
+
+/// One thing that happens. Numbers are taken modulo what there is.
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Some messages from one agent to another, or to everyone.
+    Send {
+        /// From and to.
+        pair: (u8, u8),
+        /// To everyone.
+        broadcast: bool,
+        /// Reliable or best effort.
+        reliable: bool,
+        /// Milliseconds until they expire.
+        ttl: Option<u16>,
+        /// How many.
+        count: u8,
+    },
+    /// Milliseconds pass.
+    Pass(u16),
+    /// Faults for one direction between two agents, or for all.
+    Faults(Option<(u8, u8)>, Weather),
+    /// The agents whose bit is set are cut off from the rest.
+    Partition(u8, bool),
+    /// Undoes all partitions and faults.
+    Heal,
+    /// A link fails, and is set up again.
+    Break(u8, u8),
+    /// An agent dies.
+    Crash(u8),
+    /// An agent starts again, with what its disk remembers, or with an empty one.
+    Restart(u8, bool),
+    /// An agent's disk fails, or works again.
+    Disk(u8, bool),
+    /// An agent's application stops reading, or goes on.
+    Pause(u8, bool),
+    /// An agent's transport becomes slow (milliseconds for an event).
+    Slow(u8, u8),
+    /// Somebody attacks an agent; the number chooses what is captured, changed, claimed.
+    Attack(Attack, u8, u32),
+}
+
+/// What a link does.
+#[derive(Debug, Clone)]
+pub struct Weather {
+    /// Percent.
+    pub loss: u8,
+    /// Percent.
+    pub duplication: u8,
+    /// Percent.
+    pub corruption: u8,
+    /// Percent.
+    pub reordering: u8,
+    /// Milliseconds.
+    pub latency: (u8, u8),
+    /// Kilobytes per second.
+    pub bandwidth: Option<u8>,
+}
+
+/// What attackers do.
+#[derive(Debug, Clone, Copy)]
+pub enum Attack {
+    /// Sends a captured message again, unchanged.
+    Replay,
+    /// Sends a captured message again, with one bit changed.
+    Flip,
+    /// Signs with a key that nobody trusts, under a trusted name.
+    UnknownKey,
+    /// Signs with a trusted key, under another agent's name.
+    WrongSource,
+    /// Says two things under one number.
+    Equivocate,
+}
+
+/// Which things happen how often.
+#[derive(Debug, Clone, Copy)]
+pub struct Mix {
+    /// Bad links.
+    pub weather: u32,
+    /// Partitions and broken links.
+    pub partitions: u32,
+    /// Crashes and restarts.
+    pub deaths: u32,
+    /// Slow applications and transports, broken disks.
+    pub slowness: u32,
+    /// Attacks.
+    pub attacks: u32,
+}
+
+/// A whole story.
+#[derive(Debug, Clone)]
+pub struct Story {
+    /// Of the mesh.
+    pub seed: u64,
+    /// 2 to 8.
+    pub agents: usize,
+    /// What happens.
+    pub ops: Vec<Op>,
+}
+
+/// Random stories.
+pub fn stories(mix: Mix) -> impl Strategy<Value = Story> {
+    let agents = prop_oneof![6 => 2..=3usize, 2 => 4..=5usize, 1 => 6..=8usize];
+    (any::<u64>(), agents, prop::collection::vec(op(mix), 1..40)).prop_map(|(seed, agents, ops)| Story {
+        seed,
+        agents,
+        ops,
+    })
+}
+
+fn op(mix: Mix) -> impl Strategy<Value = Op> {
+    let pair = || (any::<u8>(), any::<u8>());
+    let send = (
+        pair(),
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.8),
+        prop::option::weighted(0.2, 1..2_000u16),
+        1..20u8,
+    )
+        .prop_map(|(pair, broadcast, reliable, ttl, count)| Op::Send {
+            pair,
+            broadcast,
+            reliable,
+            ttl,
+            count,
+        });
+    let weather = (
+        0..60u8,
+        0..40u8,
+        0..30u8,
+        0..50u8,
+        (0..60u8, 0..120u8),
+        prop::option::weighted(0.2, 20..200u8),
+    )
+        .prop_map(
+            |(loss, duplication, corruption, reordering, latency, bandwidth)| Weather {
+                loss,
+                duplication,
+                corruption,
+                reordering,
+                latency,
+                bandwidth,
+            },
+        );
+    let attack = prop_oneof![
+        3 => Just(Attack::Replay),
+        2 => Just(Attack::Flip),
+        1 => Just(Attack::UnknownKey),
+        1 => Just(Attack::WrongSource),
+        1 => Just(Attack::Equivocate),
+    ];
+    prop_oneof![
+        14 => send,
+        6 => prop_oneof![3 => 1..100u16, 2 => 100..3_000u16, 1 => 3_000..40_000u16].prop_map(Op::Pass),
+        mix.weather => (prop::option::of(pair()), weather).prop_map(|(at, weather)| Op::Faults(at, weather)),
+        mix.partitions => prop_oneof![
+            3 => (any::<u8>(), any::<bool>()).prop_map(|(mask, one_way)| Op::Partition(mask, one_way)),
+            2 => Just(Op::Heal),
+            2 => pair().prop_map(|(a, b)| Op::Break(a, b)),
+        ],
+        mix.deaths => prop_oneof![
+            2 => any::<u8>().prop_map(Op::Crash),
+            3 => (any::<u8>(), prop::bool::weighted(0.8)).prop_map(|(who, disk)| Op::Restart(who, disk)),
+        ],
+        mix.slowness => prop_oneof![
+            2 => any::<u8>().prop_map(|who| Op::Pause(who, true)),
+            2 => any::<u8>().prop_map(|who| Op::Pause(who, false)),
+            1 => (any::<u8>(), 0..30u8).prop_map(|(who, pace)| Op::Slow(who, pace)),
+            1 => (any::<u8>(), any::<bool>()).prop_map(|(who, broken)| Op::Disk(who, broken)),
+        ],
+        mix.attacks => (attack, any::<u8>(), any::<u32>()).prop_map(|(kind, who, n)| Op::Attack(kind, who, n)),
+    ]
+}
+
+/// Plays a story to its end, and panics if a promise was broken. Returns the trace of the mesh.
+pub fn play(story: &Story) -> Trace {
+    let story = story.clone();
+    simulate(story.seed, async move |mesh| {
+        let mut world = World::new(mesh, story.agents);
+        for op in &story.ops {
+            world.act(op).await;
+            world.check_bounds();
+        }
+        world.make_peace().await;
+        world.judge();
+        world.check_idle().await;
+        world.mesh.trace()
+    })
+    .unwrap()
+}
+
+/// A message that was handed to a session.
+struct Sent {
+    from: usize,
+    /// Which life of the sender.
+    life: usize,
+    to: Option<usize>,
+    reliable: bool,
+    expires: bool,
+    /// Peers that were up when it was broadcast, and must be among its recipients.
+    audience: BTreeSet<AgentId>,
+    receipt: Option<Receipt>,
+    outcomes: Option<Vec<(AgentId, Outcome)>>,
+}
+
+/// A message that an application got.
+#[derive(Debug, Clone)]
+struct Got {
+    by: usize,
+    life: usize,
+    source: AgentId,
+    epoch: u64,
+    stream: Stream,
+    sequence: u64,
+    payload: Value,
+}
+
+/// The end of a life: what its disk held.
+struct Death {
+    marks: Vec<([u8; 32], Mark)>,
+}
+
+struct World {
+    mesh: Mesh,
+    agents: Agents,
+    count: usize,
+    /// For each agent, what its disk held at the start of each life but the first.
+    deaths: Vec<Vec<Death>>,
+    running: Vec<bool>,
+    paused: Vec<watch::Sender<bool>>,
+    readers: Vec<Option<JoinHandle<()>>>,
+    sent: Vec<Sent>,
+    got: Arc<Mutex<Vec<Got>>>,
+    captured: Arc<Tap>,
+    stranger: Arc<MemTransport>,
+    traitor: Arc<MemTransport>,
+    lies: u64,
+}
+
+/// Hears all that is sent.
+#[derive(Debug, Default)]
+struct Tap(Mutex<Vec<SignedMessage>>);
+
+impl Observer for Tap {
+    fn on_event(&self, event: &SessionEvent) {
+        if let SessionEvent::Sent { message, .. } = event {
+            self.0.lock().unwrap().push(message.clone());
+        }
+    }
+}
+
+impl World {
+    fn new(mesh: Mesh, count: usize) -> Self {
+        let captured = Arc::new(Tap::default());
+        let tap = captured.clone();
+        let key = *mesh.identity(TRAITOR).public_key();
+        let agents = mesh
+            .agents_with(&NAMES[..count], move |_, config| {
+                config.observer = Some(tap.clone());
+                config.limits.window_messages = WINDOW;
+                config.limits.inbox_messages = INBOX;
+                config.limits.best_effort_queue = BEST_EFFORT;
+                let all = ifmsg::Permissions::ALL;
+                config
+                    .trust
+                    .bind(AgentId::new(TRAITOR).unwrap(), key, all)
+                    .unwrap();
+            })
+            .unwrap();
+        let (stranger, traitor) = (mesh.join(STRANGER).unwrap(), mesh.join(TRAITOR).unwrap());
+        let mut world = Self {
+            agents,
+            readers: (0..count).map(|_| None).collect(),
+            count,
+            deaths: (0..count).map(|_| Vec::new()).collect(),
+            running: vec![true; count],
+            paused: (0..count).map(|_| watch::channel(false).0).collect(),
+            sent: Vec::new(),
+            got: Arc::default(),
+            captured,
+            stranger,
+            traitor,
+            lies: 0,
+            mesh,
+        };
+        (0..count).for_each(|who| world.read(who));
+        world
+    }
+
+    /// An application that reads, unless it is paused.
+    fn read(&mut self, who: usize) {
+        let session = self.agents.session(NAMES[who]).unwrap();
+        let life = self.deaths[who].len();
+        let (got, mut paused) = (self.got.clone(), self.paused[who].subscribe());
+        let reader = tokio::spawn(async move {
+            while paused.wait_for(|paused| !paused).await.is_ok() {
+                let taken = tokio::select! {
+                    biased;
+                    _ = paused.wait_for(|paused| *paused) => continue,
+                    taken = session.next() => taken,
+                };
+                let Some(taken) = taken else { return };
+                let message = taken.commit();
+                let header = message.header();
+                got.lock().unwrap().push(Got {
+                    by: who,
+                    life,
+                    source: message.source().clone(),
+                    epoch: header.epoch,
+                    stream: header.stream(),
+                    sequence: header.sequence,
+                    payload: message.payload(),
+                });
+            }
+        });
+        self.readers[who] = Some(reader);
+    }
+
+    async fn act(&mut self, op: &Op) {
+        let who = |n: u8| usize::from(n) % self.count;
+        let two = |(a, b): (u8, u8)| {
+            let a = usize::from(a) % self.count;
+            (a, (a + 1 + usize::from(b) % (self.count - 1)) % self.count)
+        };
+        match *op {
+            Op::Send {
+                pair,
+                broadcast,
+                reliable,
+                ttl,
+                count,
+            } => {
+                let (from, to) = two(pair);
+                for _ in 0..count {
+                    self.send(from, (!broadcast).then_some(to), reliable, ttl);
+                }
+            }
+            Op::Pass(millis) => pass(millis.into()).await,
+            Op::Faults(at, ref weather) => {
+                let faults = weather.faults();
+                match at.map(two) {
+                    Some((a, b)) => self.mesh.faults_from(NAMES[a], NAMES[b], faults).unwrap(),
+                    None => self.mesh.faults(faults).unwrap(),
+                }
+            }
+            Op::Partition(mask, one_way) => {
+                let inside = |at: &usize| mask & (1 << at) != 0;
+                let (a, b): (Vec<usize>, Vec<usize>) = (0..self.count).partition(inside);
+                let names = |them: Vec<usize>| them.into_iter().map(|at| NAMES[at]).collect::<Vec<_>>();
+                let (a, b) = (names(a), names(b));
+                if one_way {
+                    self.mesh.partition_one_way(&a, &b).unwrap();
+                } else {
+                    self.mesh.partition(&a, &b).unwrap();
+                }
+            }
+            Op::Heal => self.mesh.heal(),
+            Op::Break(a, b) => {
+                let (a, b) = two((a, b));
+                self.mesh.break_link(NAMES[a], NAMES[b]).unwrap();
+            }
+            Op::Crash(n) => {
+                let who = who(n);
+                if self.running[who] {
+                    self.crash(who);
+                }
+            }
+            Op::Restart(n, with_disk) => {
+                let who = who(n);
+                if self.running[who] {
+                    self.crash(who);
+                }
+                if !with_disk {
+                    self.agents.disk(NAMES[who]).unwrap().wipe();
+                }
+                self.restart(who);
+            }
+            Op::Disk(n, broken) => self.agents.disk(NAMES[who(n)]).unwrap().set_broken(broken),
+            Op::Pause(n, paused) => _ = self.paused[who(n)].send_replace(paused),
+            Op::Slow(n, pace) => {
+                let pace = Duration::from_millis(pace.into());
+                self.mesh.slow_receiver(NAMES[who(n)], pace).unwrap();
+            }
+            Op::Attack(attack, n, number) => {
+                let victim = who(n);
+                self.attack(attack, victim, number).await;
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, to: Option<usize>, reliable: bool, ttl: Option<u16>) {
+        if !self.running[from] {
+            return;
+        }
+        let session = self.agents.session(NAMES[from]).unwrap();
+        let expires = ttl.map(|ttl| self.agents.clock().now().plus_millis(ttl.into()));
+        let mut draft = draft(to.map_or("*", |to| NAMES[to]), json!({ "n": self.sent.len() })).unwrap();
+        if let Some(at) = expires {
+            draft = draft.expires(at);
+        }
+        if !reliable {
+            draft = draft.delivery(Delivery::BestEffort);
+        }
+        let up = session.peers().into_iter().filter(|peer| peer.up);
+        let audience = up.map(|peer| peer.peer).collect();
+        let receipt = match session.try_send(draft) {
+            Err(SubmitError::WindowFull) => return,
+            receipt => receipt.unwrap(),
+        };
+        self.sent.push(Sent {
+            from,
+            life: self.deaths[from].len(),
+            to,
+            reliable,
+            expires: ttl.is_some(),
+            audience,
+            receipt: Some(receipt),
+            outcomes: None,
+        });
+    }
+
+    fn crash(&mut self, who: usize) {
+        self.running[who] = false;
+        // The application dies as well.
+        self.readers[who].take().unwrap().abort();
+        self.agents.crash(NAMES[who]).unwrap();
+    }
+
+    fn restart(&mut self, who: usize) {
+        let marks = self.agents.disk(NAMES[who]).unwrap().marks();
+        let marks = marks
+            .into_iter()
+            .map(|(key, mark)| (*key.as_bytes(), mark))
+            .collect();
+        self.deaths[who].push(Death { marks });
+        self.agents.restart(NAMES[who]).unwrap();
+        self.running[who] = true;
+        self.read(who);
+    }
+
+    async fn attack(&mut self, attack: Attack, victim: usize, number: u32) {
+        let other = NAMES[(victim + 1) % self.count];
+        let lie = |source: &str, signer: &str, sequence: u64, payload: Value| {
+            let stamp = Stamp {
+                id: format!("lie-{number}").as_str().try_into().unwrap(),
+                source: AgentId::new(source).unwrap(),
+                timestamp: self.agents.clock().now(),
+                // As it is now, or as it may be after a restart.
+                epoch: u64::try_from(self.agents.clock().now().unix_millis()).unwrap(),
+                sequence,
+            };
+            let to = Destination::new(NAMES[victim]).unwrap();
+            let delivery = if number.is_multiple_of(2) || signer == TRAITOR && source == TRAITOR {
+                Delivery::BestEffort
+            } else {
+                Delivery::Reliable
+            };
+            let message = Draft::new(to, payload)
+                .delivery(delivery)
+                .stamp(stamp, &Limits::default());
+            sign_flight(&self.mesh.identity(signer), vec![message.unwrap()])
+                .unwrap()
+                .remove(0)
+        };
+        let frames: Vec<Bytes> = match attack {
+            Attack::Replay | Attack::Flip => {
+                let captured = self.captured.0.lock().unwrap();
+                let Some(message) = captured.get(number as usize % captured.len().max(1)) else {
+                    return;
+                };
+                let mut frame = match number % 3 {
+                    0 => message.to_json(),
+                    _ => encode_binary(std::slice::from_ref(message)).unwrap().to_vec(),
+                };
+                if matches!(attack, Attack::Flip) {
+                    let at = number as usize / 7 % frame.len();
+                    frame[at] ^= 1 << (number % 8);
+                }
+                vec![frame.into()]
+            }
+            Attack::UnknownKey => vec![lie(other, STRANGER, 1, json!({ "forged": 1 })).to_json().into()],
+            Attack::WrongSource => vec![
+                lie(other, TRAITOR, number.max(1).into(), json!({ "forged": 2 }))
+                    .to_json()
+                    .into(),
+            ],
+            Attack::Equivocate => {
+                self.lies += 1;
+                let one = lie(TRAITOR, TRAITOR, self.lies, json!({ "said": 1 })).to_json();
+                let two = lie(TRAITOR, TRAITOR, self.lies, json!({ "said": 2 })).to_json();
+                vec![one.into(), two.into()]
+            }
+        };
+        let link = if number % 5 < 2 {
+            &self.stranger
+        } else {
+            &self.traitor
+        };
+        for frame in frames {
+            let lane = if number.is_multiple_of(4) {
+                Lane::Reliable
+            } else {
+                Lane::BestEffort
+            };
+            // Whether there is a link now is the network's business.
+            let sending = link.send(Envelope::new(AgentId::new(NAMES[victim]).unwrap(), lane, frame));
+            _ = tokio::time::timeout(Duration::from_millis(100), sending).await;
+        }
+    }
+
+    /// Nobody makes a session keep more than its limits allow.
+    fn check_bounds(&self) {
+        let got = self.got.lock().unwrap();
+        for who in (0..self.count).filter(|who| self.running[*who]) {
+            let session = self.agents.session(NAMES[who]).unwrap();
+            for peer in session.peers() {
+                assert!(peer.unacknowledged <= 2 * WINDOW, "{who}: {peer:?}");
+            }
+            let life = self.deaths[who].len();
+            let taken = got.iter().filter(|got| got.by == who && got.life == life).count() as u64;
+            // One more for each peer: the next one in order always fits.
+            let most = self.count * (INBOX + 1) + BEST_EFFORT;
+            let waiting = session.metrics().received - taken;
+            assert!(
+                waiting <= most as u64 + session.metrics().dropped,
+                "{who}: {waiting} wait in the inbox"
+            );
+        }
+    }
+
+    /// Everybody lives, every link is perfect, attackers are gone; waits until nothing happens any more.
+    async fn make_peace(&mut self) {
+        self.mesh.heal();
+        for name in [STRANGER, TRAITOR] {
+            self.mesh.crash(name).unwrap();
+        }
+        for who in 0..self.count {
+            self.agents.disk(NAMES[who]).unwrap().set_broken(false);
+            self.mesh.slow_receiver(NAMES[who], Duration::ZERO).unwrap();
+            self.paused[who].send_replace(false);
+            if !self.running[who] {
+                self.restart(who);
+            }
+        }
+        // Long enough for every timer: the longest are 5 s.
+        pass(60_000).await;
+        // And everybody can still speak to everybody.
+        for from in 0..self.count {
+            for to in (0..self.count).filter(|to| *to != from) {
+                self.send(from, Some(to), true, None);
+            }
+            self.send(from, None, true, None);
+        }
+        pass(60_000).await;
+        for sent in &mut self.sent {
+            let outcomes = sent.receipt.take().unwrap().outcomes();
+            sent.outcomes = tokio::time::timeout(Duration::from_millis(1), outcomes)
+                .await
+                .ok();
+        }
+    }
+
+    fn judge(&self) {
+        let got = self.got.lock().unwrap().clone();
+        let id = |who: usize| AgentId::new(NAMES[who]).unwrap();
+        let mut deliveries: BTreeMap<(usize, usize), Vec<&Got>> = BTreeMap::new();
+        let mut order: BTreeMap<(usize, usize, AgentId, Stream), (u64, u64)> = BTreeMap::new();
+        let mut said = BTreeMap::new();
+        for one in &got {
+            if one.source.as_str() == TRAITOR {
+                let place = (one.by, one.life, one.epoch, one.sequence);
+                let twice = said.insert(place, one.payload.clone());
+                assert!(twice.is_none(), "two things under one number: {one:?}, {twice:?}");
+                continue;
+            }
+            let number = one.payload["n"].as_u64();
+            let number = number.unwrap_or_else(|| panic!("forged: {one:?}")) as usize;
+            let sent = self
+                .sent
+                .get(number)
+                .unwrap_or_else(|| panic!("never sent: {one:?}"));
+            assert_eq!(one.payload, json!({ "n": number }), "changed: {one:?}");
+            assert_eq!(one.source, id(sent.from), "under another name: {one:?}");
+            assert!(
+                sent.to.is_none_or(|to| to == one.by),
+                "for somebody else: {one:?}"
+            );
+            assert_eq!(one.stream.is_reliable(), sent.reliable);
+            deliveries.entry((one.by, number)).or_default().push(one);
+            if sent.reliable {
+                let stream = (one.by, one.life, one.source.clone(), one.stream);
+                let place = (one.epoch, one.sequence);
+                let before = order.insert(stream, place);
+                assert!(before < Some(place), "out of order: {one:?} after {before:?}");
+            }
+        }
+        for ((by, number), copies) in &deliveries {
+            for pair in copies.windows(2) {
+                let (first, second) = (pair[0], pair[1]);
+                assert!(
+                    first.life < second.life,
+                    "{number} came twice to {by}: {first:?}, {second:?}"
+                );
+                // Only a life that knew nothing of the former delivery may get it again.
+                let covered = self.deaths[*by][first.life].covers(&self.mesh, first);
+                assert!(
+                    !covered,
+                    "{number} came twice to {by}, though it was on record: {first:?}, {second:?}"
+                );
+            }
+        }
+        for (number, sent) in self.sent.iter().enumerate().filter(|(_, sent)| sent.reliable) {
+            let alive = sent.life == self.deaths[sent.from].len();
+            let who = id(sent.from);
+            let Some(outcomes) = &sent.outcomes else {
+                panic!("{number} of {who} has no outcome");
+            };
+            let recipients: BTreeSet<AgentId> = outcomes.iter().map(|(peer, _)| peer.clone()).collect();
+            match sent.to {
+                Some(to) => assert_eq!(recipients, BTreeSet::from([id(to)])),
+                None => assert!(sent.audience.is_subset(&recipients), "{number}: {recipients:?}"),
+            }
+            for (peer, outcome) in outcomes {
+                let to = NAMES.iter().position(|name| *name == peer.as_str()).unwrap();
+                let copies = deliveries.get(&(to, number)).map_or(0, Vec::len);
+                let is_fair = match outcome {
+                    Outcome::Acknowledged => copies > 0,
+                    Outcome::Expired => sent.expires,
+                    // A receiver that has lost its memory may refuse what its former life took.
+                    Outcome::Refused(Refusal::ByPeer(reason)) => {
+                        let forgot = deliveries.get(&(to, number)).is_none_or(|copies| {
+                            copies.iter().all(|copy| {
+                                self.deaths[to]
+                                    .get(copy.life)
+                                    .is_some_and(|death| !death.covers(&self.mesh, copy))
+                            })
+                        });
+                        sent.expires && reason == "expired" && forgot
+                    }
+                    Outcome::Refused(Refusal::SessionClosed) => !alive,
+                    _ => false,
+                };
+                assert!(
+                    is_fair,
+                    "{number} of {who} to {peer}: {outcome:?}, with {copies} copies delivered"
+                );
+            }
+        }
+    }
+
+    /// When all is said, nobody goes on talking.
+    async fn check_idle(&self) {
+        let frames = || -> Vec<u64> {
+            let sessions = (0..self.count).map(|who| self.agents.session(NAMES[who]).unwrap());
+            sessions.map(|session| session.metrics().frames_sent).collect()
+        };
+        let before = frames();
+        pass(3 * 3_600_000).await;
+        assert_eq!(before, frames(), "frames go on for ever");
+        for who in 0..self.count {
+            for peer in self.agents.session(NAMES[who]).unwrap().peers() {
+                assert_eq!(peer.unacknowledged, 0, "{who}: {peer:?}");
+            }
+        }
+    }
+}
+
+impl Death {
+    /// Whether the life that began here knew that this had been delivered.
+    fn covers(&self, mesh: &Mesh, got: &Got) -> bool {
+        let key = *mesh.identity(got.source.as_str()).public_key().as_bytes();
+        self.marks.iter().any(|(of, mark)| {
+            *of == key
+                && (mark.epoch > got.epoch
+                    || mark.epoch == got.epoch && mark.floors[got.stream as usize] >= got.sequence)
+        })
+    }
+}
+
+impl Weather {
+    fn faults(&self) -> Faults {
+        let share = |percent: u8| f64::from(percent) / 100.0;
+        let ms = |millis: u8| Duration::from_millis(millis.into());
+        let (least, more) = self.latency;
+        let faults = Faults::none()
+            .loss(share(self.loss))
+            .duplication(share(self.duplication))
+            .corruption(share(self.corruption))
+            .reordering(share(self.reordering), ms(100))
+            .latency(ms(least)..=ms(least) + ms(more));
+        match self.bandwidth {
+            Some(rate) => faults.bandwidth(u64::from(rate) * 1_000),
+            None => faults,
+        }
+    }
+}
+
+async fn pass(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
