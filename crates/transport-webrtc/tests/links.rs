@@ -257,3 +257,27 @@ async fn a_mesh_that_closes_while_it_sets_up_ends() {
         while timeout(SOON, agent.recv()).await.expect("the end").is_ok() {}
     }
 }
+
+/// Fails if what a closing agent has flushed is lost to a peer that reads it later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_gets_what_was_flushed_before_the_goodbye() {
+    let server = server().await;
+    let mut narrow = config(&url(&server), "alice", 1);
+    narrow.limits.event_bytes = 0;
+    let alice = start(narrow).await;
+    let bob = join(&url(&server), "bob", 1).await;
+    up(&*bob, "alice").await;
+    for number in 0..120 {
+        send(&*bob, "alice", &format!("{number:04000}")).await;
+    }
+    bob.close().await.unwrap();
+    up(&*alice, "bob").await;
+    for number in 0..120 {
+        receives(&*alice, "bob", &format!("{number:04000}")).await;
+    }
+    let down = TransportEvent::LinkDown {
+        peer: id("bob"),
+        reason: DownReason::PeerClosed,
+    };
+    assert_eq!(good_event(&*alice).await, down);
+}
