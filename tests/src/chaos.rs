@@ -62,6 +62,8 @@ pub enum Op {
     Crash(u8),
     /// An agent starts again, with what its disk remembers, or with an empty one.
     Restart(u8, bool),
+    /// An agent sends again, under the same ids, what a former life of it left without an outcome.
+    Again(u8),
     /// An agent's disk fails, or works again.
     Disk(u8, bool),
     /// An agent's application stops reading, or goes on.
@@ -192,6 +194,7 @@ fn op(mix: Mix) -> impl Strategy<Value = Op> {
         ],
         mix.deaths => prop_oneof![
             2 => any::<u8>().prop_map(Op::Crash),
+            2 => any::<u8>().prop_map(Op::Again),
             3 => (any::<u8>(), prop::bool::weighted(0.8)).prop_map(|(who, disk)| Op::Restart(who, disk)),
         ],
         mix.slowness => prop_oneof![
@@ -227,6 +230,8 @@ struct Sent {
     /// Which life of the sender.
     life: usize,
     to: Option<usize>,
+    /// Its number: that of the message which it repeats, or its own.
+    number: usize,
     reliable: bool,
     expires: bool,
     /// Peers that were up when it was broadcast, and must be among its recipients.
@@ -407,6 +412,22 @@ impl World {
                 }
                 self.restart(who);
             }
+            Op::Again(n) => {
+                let (who, life) = (who(n), self.deaths[who(n)].len());
+                let left = self
+                    .sent
+                    .iter()
+                    .filter(|sent| sent.from == who && sent.life < life && sent.reliable);
+                let left: Vec<_> = left
+                    .filter(|sent| !sent.expires)
+                    .map(|sent| (sent.number, sent.to))
+                    .collect();
+                for (number, to) in left.into_iter().rev().take(8) {
+                    if to.is_some() {
+                        self.send_again(number, who, to, true, None);
+                    }
+                }
+            }
             Op::Disk(n, broken) => self.agents.disk(NAMES[who(n)]).unwrap().set_broken(broken),
             Op::Pause(n, paused) => _ = self.paused[who(n)].send_replace(paused),
             Op::Slow(n, pace) => {
@@ -421,12 +442,26 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: Option<usize>, reliable: bool, ttl: Option<u16>) {
+        self.send_again(self.sent.len(), from, to, reliable, ttl);
+    }
+
+    fn send_again(
+        &mut self,
+        number: usize,
+        from: usize,
+        to: Option<usize>,
+        reliable: bool,
+        ttl: Option<u16>,
+    ) {
         if !self.running[from] {
             return;
         }
         let session = self.agents.session(NAMES[from]).unwrap();
         let expires = ttl.map(|ttl| self.agents.clock().now().plus_millis(ttl.into()));
-        let mut draft = draft(to.map_or("*", |to| NAMES[to]), json!({ "n": self.sent.len() })).unwrap();
+        let id = format!("m-{number}").as_str().try_into().unwrap();
+        let mut draft = draft(to.map_or("*", |to| NAMES[to]), json!({ "n": number }))
+            .unwrap()
+            .id(id);
         if let Some(at) = expires {
             draft = draft.expires(at);
         }
@@ -443,6 +478,7 @@ impl World {
             from,
             life: self.deaths[from].len(),
             to,
+            number,
             reliable,
             expires: ttl.is_some(),
             audience,
@@ -633,7 +669,10 @@ impl World {
                     first.life < second.life,
                     "{number} came twice to {by}: {first:?}, {second:?}"
                 );
-                // Only a life that knew nothing of the former delivery may get it again.
+                // Only a life that knew nothing of the former delivery may get it again. Ids are remembered for one life.
+                if first.epoch != second.epoch {
+                    continue;
+                }
                 let covered = self.deaths[*by][first.life].covers(&self.mesh, first);
                 assert!(
                     !covered,
@@ -641,7 +680,8 @@ impl World {
                 );
             }
         }
-        for (number, sent) in self.sent.iter().enumerate().filter(|(_, sent)| sent.reliable) {
+        for sent in self.sent.iter().filter(|sent| sent.reliable) {
+            let number = sent.number;
             let alive = sent.life == self.deaths[sent.from].len();
             let who = id(sent.from);
             let Some(outcomes) = &sent.outcomes else {
