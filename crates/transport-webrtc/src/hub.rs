@@ -116,7 +116,7 @@ impl Hub {
     }
 
     fn on_present(&mut self, agent: AgentInfo) {
-        let Some(handle) = self.peer(&agent.agent_id) else {
+        let Ok(handle) = self.peer(&agent.agent_id) else {
             return;
         };
         handle.presence.send_modify(|presence| {
@@ -144,38 +144,41 @@ impl Hub {
 
     fn on_signal(&mut self, from: AgentId, signal: Signal) {
         let describes = !matches!(signal, Signal::Candidate(_));
-        let Some(handle) = self.peer(&from) else {
-            if describes {
-                self.refused(
-                    Some(from),
-                    "untrusted-peer",
-                    "it is not to be linked, or there are too many peers".to_owned(),
-                );
+        let handle = match self.peer(&from) {
+            Ok(handle) => handle,
+            Err(reason) => {
+                if describes {
+                    let detail = "what it sent was not looked at".to_owned();
+                    self.refused(Some(from), reason, detail);
+                }
+                return;
             }
-            return;
         };
         if handle.signals.try_send(signal).is_err() {
             count(&self.common.board.counters.signals_dropped);
         }
     }
 
-    /// The peer's task, started if need be. `None`: it is not to be linked, or there are too many.
-    fn peer(&mut self, id: &AgentId) -> Option<&PeerHandle> {
+    /// The peer's task, started if need be; or why there is none.
+    fn peer(&mut self, id: &AgentId) -> Result<&PeerHandle, &'static str> {
+        const TOO_MANY: &str = "too-many-peers";
         if self.common.config.keys.trust(id) == PeerTrust::Refuse {
             // The former trust is over; so is what was being negotiated under it.
             self.on_absent(id);
-            return None;
+            return Err("untrusted-peer");
         }
         if !self.peers.contains_key(id) {
             if self.peers.len() >= self.common.config.limits.max_peers {
                 let idle = |handle: &PeerHandle| {
-                    handle.idle.load(Ordering::Relaxed) && handle.signals.capacity() == PEER_SIGNALS
+                    handle.idle.load(Ordering::Relaxed)
+                        && !handle.presence.borrow().present
+                        && handle.signals.capacity() == PEER_SIGNALS
                 };
                 let evicted = self.peers.iter().find(|(_, handle)| idle(handle));
                 let evicted = evicted.map(|(id, _)| id.clone());
                 let Some(evicted) = evicted else {
                     tracing::warn!(peer = %id, "too many peers");
-                    return None;
+                    return Err(TOO_MANY);
                 };
                 self.peers.remove(&evicted);
             }
@@ -197,7 +200,7 @@ impl Hub {
             };
             self.peers.insert(id.clone(), handle);
         }
-        self.peers.get(id)
+        self.peers.get(id).ok_or(TOO_MANY)
     }
 
     fn refused(&self, peer: Option<AgentId>, reason: &'static str, detail: String) {

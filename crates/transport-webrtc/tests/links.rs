@@ -281,3 +281,21 @@ async fn a_slow_reader_gets_what_was_flushed_before_the_goodbye() {
     };
     assert_eq!(good_event(&*alice).await, down);
 }
+
+/// Fails if more peers are taken than the limit says, or if who was turned away gets no link once there is room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_agent_turns_peers_away_until_one_leaves() {
+    let server = server().await;
+    let mut small = config(&url(&server), "alice", 1);
+    small.limits.max_peers = 1;
+    let alice = start(small).await;
+    let bob = join(&url(&server), "bob", 1).await;
+    up(&*alice, "bob").await;
+    let mut persistent = config(&url(&server), "carol", 1);
+    persistent.limits.handshake_timeout = Duration::from_millis(300);
+    let carol = start(persistent).await;
+    assert_eq!(refusal(&*alice).await, "too-many-peers");
+    bob.close().await.unwrap();
+    while good_event(&*alice).await != (TransportEvent::LinkUp { peer: id("carol") }) {}
+    while good_event(&*carol).await != (TransportEvent::LinkUp { peer: id("alice") }) {}
+}
