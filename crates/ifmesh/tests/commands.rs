@@ -14,7 +14,10 @@ fn every_command_has_help_with_an_example() {
         let output = run(&[command, "--help"]);
         assert_eq!(code(&output), 0);
         let text = stdout(&output);
-        assert!(text.contains("Example") && text.contains(&format!("ifmesh {command}")), "{command}: {text}");
+        assert!(
+            text.contains("Example") && text.contains(&format!("ifmesh {command}")),
+            "{command}: {text}"
+        );
     }
     assert!(stdout(&run(&["--help"])).contains("Exit codes:"));
     assert_eq!(code(&run(&["demo", "--agents", "1"])), 2);
@@ -45,12 +48,23 @@ fn agents_talk_in_lines_and_what_they_print_verifies_offline() {
     alice.say(r#"{"to":"nobody","payload":{}}"#);
     alice.say("garbage");
     let id = alice.event("accepted")["id"].clone();
-    assert!(alice.event("line-refused")["error"].as_str().unwrap().contains("no trusted key is known for nobody"));
+    assert!(
+        alice.event("line-refused")["error"]
+            .as_str()
+            .unwrap()
+            .contains("no trusted key is known for nobody")
+    );
     let message = bob.event("message")["message"].clone();
-    assert_eq!((&message["id"], &message["payload"]["text"], &message["x_mark"]), (&id, &"ça va?".into(), &1.into()));
+    assert_eq!(
+        (&message["id"], &message["payload"]["text"], &message["x_mark"]),
+        (&id, &"ça va?".into(), &1.into())
+    );
     let (rest, code_of_alice) = alice.rest();
     assert_eq!(code_of_alice, 0);
-    assert!(rest.iter().any(|line| line.contains("\"acknowledged\"")), "{rest:?}");
+    assert!(
+        rest.iter().any(|line| line.contains("\"acknowledged\"")),
+        "{rest:?}"
+    );
     assert!(rest.last().unwrap().contains("\"closed\""), "{rest:?}");
 
     // Anyone with the trust file can check what bob printed; nobody can change it.
@@ -58,7 +72,12 @@ fn agents_talk_in_lines_and_what_they_print_verifies_offline() {
     let file = folder.path().join("messages.ndjson");
     let verify = |text: &str| {
         fs::write(&file, text).unwrap();
-        run(&["verify", "--trust", trust.to_str().unwrap(), file.to_str().unwrap()])
+        run(&[
+            "verify",
+            "--trust",
+            trust.to_str().unwrap(),
+            file.to_str().unwrap(),
+        ])
     };
     let good = message.to_string();
     let output = verify(&good);
@@ -68,8 +87,14 @@ fn agents_talk_in_lines_and_what_they_print_verifies_offline() {
     let output = verify(&format!("{good}\n{changed}\n\n{unsigned}\n"));
     let text = stdout(&output);
     assert_eq!(code(&output), 1);
-    assert!(text.contains("line 1: verified") && text.contains("line 2: REFUSED   bad-signature"), "{text}");
-    assert!(text.contains("line 4: REFUSED   unsigned") && text.contains("1 verified, 2 refused"), "{text}");
+    assert!(
+        text.contains("line 1: verified") && text.contains("line 2: REFUSED   bad-signature"),
+        "{text}"
+    );
+    assert!(
+        text.contains("line 4: REFUSED   unsigned") && text.contains("1 verified, 2 refused"),
+        "{text}"
+    );
     assert_eq!(code(&verify("")), 2);
 }
 
@@ -83,15 +108,27 @@ fn send_waits_for_the_acknowledgement_and_for_a_reply() {
     assert_eq!(code(&absent), 3, "{}", stderr(&absent));
     let mut bob = agent(folder.path(), "bob");
     let sent = run(&["send", "--config", config, "--to", "bob", "{\"n\":1}"]);
-    assert_eq!((code(&sent), stdout(&sent).as_str()), (0, "acknowledged\n"), "{}", stderr(&sent));
+    assert_eq!(
+        (code(&sent), stdout(&sent).as_str()),
+        (0, "acknowledged\n"),
+        "{}",
+        stderr(&sent)
+    );
     assert_eq!(bob.event("message")["message"]["payload"]["n"], 1);
-    let asking = Running::start(ifmesh().args(["send", "--config", config, "--to", "bob", "--reply", "{\"n\":2}"]));
+    let asking =
+        Running::start(ifmesh().args(["send", "--config", config, "--to", "bob", "--reply", "{\"n\":2}"]));
     let question = bob.event("message")["message"]["id"].clone();
-    bob.say(&format!(r#"{{"to":"alice","in_reply_to":{question},"payload":{{"n":3}}}}"#));
+    bob.say(&format!(
+        r#"{{"to":"alice","in_reply_to":{question},"payload":{{"n":3}}}}"#
+    ));
     assert_eq!(asking.line(), r#"{"n":3}"#);
     assert_eq!(asking.rest().1, 0);
     for bad in [["--to", "a b", "{}"], ["--to", "bob", "{"], ["--to", "bob", "[]"]] {
-        assert_eq!(code(&run(&[&["send", "--config", config][..], &bad[..]].concat())), 2, "{bad:?}");
+        assert_eq!(
+            code(&run(&[&["send", "--config", config][..], &bad[..]].concat())),
+            2,
+            "{bad:?}"
+        );
     }
 }
 
@@ -150,16 +187,36 @@ fn what_is_wrong_with_a_configuration_is_said() {
         fs::write(&path, text).unwrap();
         let output = run(&["agent", "--config", path.to_str().unwrap()]);
         assert_eq!(code(&output), 2);
-        assert!(stderr(&output).contains(expected), "{expected:?} is not in:\n{}", stderr(&output));
+        assert!(
+            stderr(&output).contains(expected),
+            "{expected:?} is not in:\n{}",
+            stderr(&output)
+        );
     };
-    refused(&good.replace("window_bytes", "windowbytes"), "unknown field `windowbytes`");
-    refused(&good.replace("= 512", "= 5000"), "session.window_messages is 5000; 1 to 1000 is allowed");
-    refused(&good.replace("keys/alice.pem", "keys/bob.pem"), "the key of alice there is not the one in agent.key");
-    refused(&good.replace("keys/alice.pem", "trust.toml"), "not an Ed25519 private key");
+    refused(
+        &good.replace("window_bytes", "windowbytes"),
+        "unknown field `windowbytes`",
+    );
+    refused(
+        &good.replace("= 512", "= 5000"),
+        "session.window_messages is 5000; 1 to 1000 is allowed",
+    );
+    refused(
+        &good.replace("keys/alice.pem", "keys/bob.pem"),
+        "the key of alice there is not the one in agent.key",
+    );
+    refused(
+        &good.replace("keys/alice.pem", "trust.toml"),
+        "not an Ed25519 private key",
+    );
     refused(&good.replace("trust.toml", "absent.toml"), "cannot read");
     fs::write(&path, &good).unwrap();
     let _alice = agent(folder.path(), "alice");
     let output = run(&["agent", "--config", path.to_str().unwrap()]);
     assert_eq!(code(&output), 2);
-    assert!(stderr(&output).contains("this agent is running already"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("this agent is running already"),
+        "{}",
+        stderr(&output)
+    );
 }

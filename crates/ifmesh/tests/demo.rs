@@ -12,7 +12,13 @@ use serde_json::Value;
 
 fn account(arguments: &[&str]) -> Value {
     let output = run(&[&["demo", "--json"], arguments].concat());
-    assert_eq!(code(&output), 0, "{}\n{}", stdout(&output), common::stderr(&output));
+    assert_eq!(
+        code(&output),
+        0,
+        "{}\n{}",
+        stdout(&output),
+        common::stderr(&output)
+    );
     let text = stdout(&output);
     assert_eq!(text.lines().count(), 1, "one object and nothing else: {text}");
     serde_json::from_str(&text).unwrap()
@@ -28,7 +34,10 @@ fn five_processes_exchange_every_message_once() {
     assert_eq!(percentiles, ["p50", "p95", "p99"]);
     let count = |name: &str| account[name].as_u64().unwrap();
     assert_eq!((count("agents"), count("connections")), (5, 10));
-    assert!(count("sent") >= 50 && count("delivered") > count("sent"), "{account}");
+    assert!(
+        count("sent") >= 50 && count("delivered") > count("sent"),
+        "{account}"
+    );
     assert_eq!((count("lost"), count("duplicates"), count("rejected")), (0, 0, 0));
     assert!(account["latency_ms"]["p50"].as_f64().unwrap() > 0.0);
     assert!(account["msgs_per_s"].as_f64().unwrap() > 0.0);
@@ -44,7 +53,10 @@ fn the_same_over_memory_a_hundred_times() {
 #[test]
 fn fewer_agents_leave_out_what_names_the_others() {
     let account = account(&["--agents", "2", "--transport", "mem"]);
-    assert_eq!((&account["agents"], &account["connections"]), (&2.into(), &1.into()));
+    assert_eq!(
+        (&account["agents"], &account["connections"]),
+        (&2.into(), &1.into())
+    );
     assert!(account["sent"].as_u64().unwrap() > 5);
 }
 
@@ -67,9 +79,15 @@ fn kill_9_of_an_agent_loses_and_doubles_nothing() {
     let (rest, code) = demo.rest();
     let text = rest.join("\n");
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains("died; starting it again"), "it was killed too late to matter: {text}");
+    assert!(
+        text.contains("died; starting it again"),
+        "it was killed too late to matter: {text}"
+    );
     assert!(text.contains("restarts     1"), "{text}");
-    assert!(text.contains("\nlost         0\n") && text.contains("\nduplicates   0 delivered"), "{text}");
+    assert!(
+        text.contains("\nlost         0\n") && text.contains("\nduplicates   0 delivered"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -78,15 +96,42 @@ fn input_is_refused_line_by_line_before_anything_starts() {
     let path = folder.path().join("bad.ndjson");
     let lines = [
         (r#"{"source":"a","destination":"b","payload":{}}"#, None),
-        (r#"{"source":"a","destination":"b","payload":{"x":1,"\u0078":2}}"#, Some("line 2: not JSON that can be signed")),
-        (r#"{"source":"a","destination":"b","payload":[]}"#, Some("line 3: the payload must be a JSON object")),
-        (r#"{"source":"a","destination":"a","payload":{}}"#, Some("line 4: a would send to itself")),
-        (r#"{"destination":"b","payload":{}}"#, Some("line 5: source is missing")),
-        (r#"{"source":"a","destination":"b c","payload":{}}"#, Some("line 6: destination: not an id")),
-        (r#"{"source":"a","destination":"b","payload":{},"level":3}"#, Some("line 7: level: 1 or 2")),
-        (r#"{"source":"a","destination":"b","payload":{},"performative":"tell"}"#, Some("line 8: performative")),
-        (r#"{"source":"a","destination":"b","payload":{},"signature":{}}"#, Some("line 9: member \"signature\"")),
-        (r#"{"source":"a","destination":"b","payload":{},"citation_ids":["http://x"]}"#, Some("line 10: citation")),
+        (
+            r#"{"source":"a","destination":"b","payload":{"x":1,"\u0078":2}}"#,
+            Some("line 2: not JSON that can be signed"),
+        ),
+        (
+            r#"{"source":"a","destination":"b","payload":[]}"#,
+            Some("line 3: the payload must be a JSON object"),
+        ),
+        (
+            r#"{"source":"a","destination":"a","payload":{}}"#,
+            Some("line 4: a would send to itself"),
+        ),
+        (
+            r#"{"destination":"b","payload":{}}"#,
+            Some("line 5: source is missing"),
+        ),
+        (
+            r#"{"source":"a","destination":"b c","payload":{}}"#,
+            Some("line 6: destination: not an id"),
+        ),
+        (
+            r#"{"source":"a","destination":"b","payload":{},"level":3}"#,
+            Some("line 7: level: 1 or 2"),
+        ),
+        (
+            r#"{"source":"a","destination":"b","payload":{},"performative":"tell"}"#,
+            Some("line 8: performative"),
+        ),
+        (
+            r#"{"source":"a","destination":"b","payload":{},"signature":{}}"#,
+            Some("line 9: member \"signature\""),
+        ),
+        (
+            r#"{"source":"a","destination":"b","payload":{},"citation_ids":["http://x"]}"#,
+            Some("line 10: citation"),
+        ),
         ("{", Some("line 11: not JSON that can be signed")),
     ];
     let text: String = lines.iter().map(|(line, _)| format!("{line}\n")).collect();

@@ -44,7 +44,12 @@ pub struct Running {
 
 impl Running {
     pub fn start(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = sync_channel(100_000);
         std::thread::spawn(move || {
@@ -59,7 +64,9 @@ impl Running {
     }
 
     pub fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("the program said nothing more in time")
+        self.lines
+            .recv_timeout(PATIENCE)
+            .expect("the program said nothing more in time")
     }
 
     /// Reads on until a line of JSON has this event.
@@ -97,7 +104,10 @@ impl Running {
 }
 
 pub fn signal(pid: u32, name: &str) {
-    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .status()
+        .unwrap();
     assert!(sent.success(), "kill -{name} {pid}");
 }
 
@@ -112,7 +122,14 @@ impl Drop for Running {
 pub fn swarm(folder: &Path, names: &str) -> (Running, String) {
     let server = Running::start(ifmesh().args(["signaling", "--listen", "127.0.0.1:0", "--json"]));
     let url = server.event("listening")["url"].as_str().unwrap().to_owned();
-    let made = run(&["init", folder.to_str().unwrap(), "--names", names, "--signaling", &url]);
+    let made = run(&[
+        "init",
+        folder.to_str().unwrap(),
+        "--names",
+        names,
+        "--signaling",
+        &url,
+    ]);
     assert_eq!(code(&made), 0, "{}", stderr(&made));
     (server, url)
 }

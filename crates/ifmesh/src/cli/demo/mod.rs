@@ -236,7 +236,10 @@ impl Stage {
             let Ok(report) = timeout_at(Instant::now() + QUIET_TIME, self.reports.recv()).await else {
                 // Whatever is missing now is lost, and the account says so.
                 let missing = self.score.missing_connections(&self.plan);
-                self.say.line(format_args!("nothing happened for {} s; {missing}", QUIET_TIME.as_secs()));
+                self.say.line(format_args!(
+                    "nothing happened for {} s; {missing}",
+                    QUIET_TIME.as_secs()
+                ));
                 return Ok(());
             };
             if let Some(index) = self.take(report)? {
