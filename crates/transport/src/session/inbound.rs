@@ -162,6 +162,11 @@ impl Inbound {
             .collect()
     }
 
+    #[cfg(test)]
+    pub(super) fn refusals(&self) -> usize {
+        self.refused.len()
+    }
+
     /// Whether this number is the one that everything else waits for.
     pub(super) fn is_next(&self, sequence: u64) -> bool {
         self.expected == Some(sequence)

@@ -1101,6 +1101,29 @@ impl Machine {
         self.peers.values().map(status).collect()
     }
 
+    /// What is queued unsigned.
+    #[cfg(test)]
+    pub(super) fn unsigned(&self) -> usize {
+        let direct: usize = self.peers.values().map(|peer| peer.unsigned.len()).sum();
+        direct + self.unsigned_broadcast.len()
+    }
+
+    /// What a peer has waiting here.
+    #[cfg(test)]
+    pub(super) fn load_of(&self, peer: &AgentId) -> (usize, usize) {
+        self.peers[peer].load_in()
+    }
+
+    /// How many refusals are kept for a peer.
+    #[cfg(test)]
+    pub(super) fn refusals_of(&self, peer: &AgentId) -> usize {
+        let peer = &self.peers[peer];
+        Reliable::BOTH
+            .map(|which| peer.inbound_ref(which).refusals())
+            .iter()
+            .sum()
+    }
+
     pub(super) fn trust(&self) -> &ifmsg::TrustStore {
         self.admission.trust()
     }

@@ -27,6 +27,13 @@ mod outbound;
 mod outcome;
 mod peer;
 mod rtt;
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends where something is wrong"
+)]
+mod tests;
 
 use std::{
     collections::BTreeSet,
