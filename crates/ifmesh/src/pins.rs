@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{StateError, state::replace};
 
-/// Writes each newly learnt key to disk, before its message reaches the application, and passes all events on.
+/// Writes each newly learnt key to disk as soon as it is learnt, and passes all events on.
 #[derive(Debug)]
 pub(crate) struct PinKeeper {
     path: PathBuf,

@@ -130,6 +130,15 @@ impl PublicKey {
         self.verify_strict(&statement.bytes, signature)
     }
 
+    /// Verifies a signature over the text of a signed note, by the strict rule. Text that [`Identity::sign_note`] would not
+    /// sign has no valid signature.
+    pub fn verify_note(&self, text: &str, signature: &SignatureBytes) -> Result<(), BadSignature> {
+        if !is_note_text(text) {
+            return Err(BadSignature);
+        }
+        self.verify_strict(text.as_bytes(), signature)
+    }
+
     /// The strict rule, everywhere and always: refuses small-order and non-canonical points and scalars, so that all
     /// verifiers agree on every signature (RFC 8032, 5.1.7, with the cofactorless equation).
     pub(crate) fn verify_strict(
@@ -243,6 +252,20 @@ impl Identity {
         self.sign(&statement.bytes)
     }
 
+    /// Signs the text of a signed note (C2SP signed-note) as it stands, so that every reader of such notes can verify it.
+    ///
+    /// `None` if it is not the text of a note:
+    ///
+    /// > The text MUST be ... valid UTF-8, MUST NOT contain any ASCII control characters (those below U+0020) other than
+    /// > newline, and MUST end in a newline.
+    ///
+    /// A note carries no prefix of ours, and needs none: everything else that this key signs begins with `IFMESH-` and a name
+    /// that a NUL ends, and no text with a NUL is signed here. So no note can be taken for a message or a statement, nor
+    /// the reverse.
+    pub fn sign_note(&self, text: &str) -> Option<SignatureBytes> {
+        is_note_text(text).then(|| self.sign(text.as_bytes()))
+    }
+
     pub(crate) fn sign(&self, message: &[u8]) -> SignatureBytes {
         SignatureBytes::from_bytes(self.key.sign(message).to_bytes())
     }
@@ -322,6 +345,11 @@ impl Statement {
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
+}
+
+/// Whether text can be that of a signed note.
+fn is_note_text(text: &str) -> bool {
+    text.ends_with('\n') && text.bytes().all(|byte| byte >= 0x20 || byte == b'\n')
 }
 
 /// Whether y is below p = 2^255 - 19, little endian. With x = 0 ruled out (those points have small order), that leaves one
@@ -410,6 +438,30 @@ mod tests {
         // The did:key specification's own example.
         let example = "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK";
         assert_eq!(PublicKey::from_did_key(example).unwrap().to_did_key(), example);
+    }
+
+    #[test]
+    fn a_note_is_never_the_bytes_of_a_statement() {
+        let identity = Identity::from_seed(&[4; 32]);
+        let key = identity.public_key();
+        let signature = identity.sign_note("origin\n1\n").unwrap();
+        assert_eq!(key.verify_note("origin\n1\n", &signature), Ok(()));
+        assert_eq!(key.verify_note("origin\n2\n", &signature), Err(BadSignature));
+        for refused in ["", "no newline", "IFMESH-SIG\0\n", "tab\t\n", "return\r\n"] {
+            assert_eq!(identity.sign_note(refused), None, "{refused:?}");
+            let signed_anyway = identity.sign(refused.as_bytes());
+            assert_eq!(key.verify_note(refused, &signed_anyway), Err(BadSignature));
+        }
+        for kind in [
+            StatementKind::SessionDescription,
+            StatementKind::Hello,
+            StatementKind::Registration,
+            StatementKind::Checkpoint,
+            StatementKind::Rotation,
+            StatementKind::Revocation,
+        ] {
+            assert!(kind.prefix().contains(&0), "{kind:?}");
+        }
     }
 
     #[test]

@@ -28,7 +28,6 @@
 mod admission;
 mod codec;
 mod flight;
-mod hex;
 mod id;
 mod key;
 mod merkle;
@@ -39,6 +38,7 @@ mod time;
 mod trust;
 
 pub mod canonical;
+pub mod hex;
 
 pub use admission::{
     Admission, Admitted, DEFAULT_MAX_AGE, Equivocation, Host, Now, RejectedMessage, Rejection,

@@ -73,35 +73,6 @@ pub(crate) mod option {
     }
 }
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
-
-/// Lowercase hexadecimal.
-pub(crate) fn to_hex(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        out.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        out.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
-    out
-}
-
-/// Exactly `N` bytes of lowercase hexadecimal.
-pub(crate) fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let nibble = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    if text.len() != N * 2 {
-        return None;
-    }
-    let mut out = [0; N];
-    for (byte, pair) in out.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
-    }
-    Some(out)
-}
-
 /// A fixed-size byte string, lowercase hexadecimal on the wire.
 macro_rules! hex_bytes {
     ($(#[$doc:meta])* $name:ident, $len:literal, $what:literal) => {
@@ -122,12 +93,12 @@ macro_rules! hex_bytes {
 
             /// Reads lowercase hexadecimal of exactly this length; `None` for anything else.
             pub fn from_hex(text: &str) -> Option<Self> {
-                $crate::spelling::from_hex(text).map(Self)
+                ifmsg::hex::decode(text.as_bytes()).map(Self)
             }
 
             /// Lowercase hexadecimal, as on the wire.
             pub fn to_hex(&self) -> String {
-                $crate::spelling::to_hex(&self.0)
+                ifmsg::hex::encode(&self.0)
             }
         }
 

@@ -742,7 +742,7 @@ mod tests {
         let mut bytes = b"IFMESH-SDP\0".to_vec();
         let epoch = 5u64.to_be_bytes();
         let fingerprint = FINGERPRINT.replace(':', "").to_lowercase();
-        let sdp_hash = spelling::to_hex(&Sha256::digest(w.sdp.as_bytes()));
+        let sdp_hash = ifmsg::hex::encode(&Sha256::digest(w.sdp.as_bytes()));
         for part in [
             &b"alice"[..],
             b"bob",
