@@ -670,7 +670,7 @@ impl World {
                     "{number} came twice to {by}: {first:?}, {second:?}"
                 );
                 // Only a life that knew nothing of the former delivery may get it again. Ids are remembered for one life.
-                if first.epoch != second.epoch {
+                if (first.epoch, first.sequence) != (second.epoch, second.sequence) {
                     continue;
                 }
                 let covered = self.deaths[*by][first.life].covers(&self.mesh, first);
