@@ -43,7 +43,7 @@ pub(super) struct Outbound {
     next: u64,
     /// What the peer last acknowledged for good.
     acknowledged: u64,
-    /// That has moved since it was last asked.
+    /// That has moved, or something was finished, since it was last asked.
     is_news: bool,
     /// Nothing expires before this time; it may be that nothing expires at it either.
     lasts_until: Duration,
@@ -222,7 +222,7 @@ impl Outbound {
             let found = ack.refused.iter().find(|(number, _)| *number == sequence);
             found.map(|(_, reason)| Outcome::Refused(Refusal::ByPeer(reason.chars().take(64).collect())))
         };
-        self.finish(|sequence, outstanding| {
+        let finished = self.finish(|sequence, outstanding| {
             // A number that was never sent cannot be acknowledged.
             let sent = outstanding.attempts > 0;
             let acknowledged = || (sequence <= cumulative).then_some(Outcome::Acknowledged);
@@ -231,7 +231,9 @@ impl Outbound {
             } else {
                 None
             }
-        })
+        });
+        self.is_news |= !finished.is_empty();
+        finished
     }
 
     /// The lowest number that is not finished: what the peer need not wait for lies below it.
@@ -244,7 +246,7 @@ impl Outbound {
         self.next
     }
 
-    /// Whether the peer has acknowledged anything for good since this was last asked.
+    /// Whether the peer has acknowledged or refused anything for good since this was last asked.
     pub(super) fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.is_news)
     }

@@ -302,7 +302,8 @@ impl Peer {
     pub(super) fn heard_news(&mut self, now: Duration) {
         let news = [self.direct.take_news(), self.broadcast.take_news()];
         let lags = self.direct.peer_lags() || self.broadcast.peer_lags();
-        if !lags || news.contains(&true) {
+        let awaits = self.direct.awaits_news() || self.broadcast.awaits_news();
+        if !awaits || news.contains(&true) {
             self.asked = 0;
         }
         if lags && self.asked == 0 {
