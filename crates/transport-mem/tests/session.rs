@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ifmesh_transport::Outcome;
+use ifmesh_transport::{Outcome, Refusal};
 use ifmesh_transport_mem::{Agents, Faults, draft, simulate};
 use ifmsg::{AgentId, Stream, Timestamp};
 use serde_json::json;
@@ -145,6 +145,48 @@ fn a_dead_life_writes_nothing_to_the_disk() {
             0,
             "it was taken, but neither recorded nor acknowledged"
         );
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_request_gets_its_reply_and_nobody_else_does() {
+    simulate(6, async |mesh| {
+        let agents = mesh.agents(["alice", "bob"]).unwrap();
+        let alice = agents.session("alice").unwrap();
+        let asking = alice.request(draft("bob", json!({ "n": 1 })).unwrap());
+        let answering = async {
+            let question = agents.recv("bob").await.unwrap();
+            agents.send("bob", "alice", json!({ "n": 8 })).await.unwrap();
+            let reply = draft("alice", json!({ "n": 2 })).unwrap();
+            let reply = reply.in_reply_to(question.header().id.clone());
+            agents.submit("bob", reply).await.unwrap();
+        };
+        let (reply, ()) = tokio::join!(asking, answering);
+        assert_eq!(reply.unwrap().payload()["n"], 2);
+        assert_eq!(number(&agents, "alice").await, 8);
+    })
+    .unwrap();
+}
+
+#[test]
+fn closing_lingers_for_what_is_on_its_way_and_tells_of_the_rest() {
+    simulate(7, async |mesh| {
+        mesh.faults(Faults::none().latency(MS(50)..=MS(50))).unwrap();
+        let agents = mesh.agents(["alice", "bob", "carol"]).unwrap();
+        agents.all_up().await;
+        let to_bob = agents.send("alice", "bob", json!({ "n": 1 })).await.unwrap();
+        let to_carol = agents.send("alice", "carol", json!({ "n": 2 })).await.unwrap();
+        let alice = agents.session("alice").unwrap();
+        let closing = alice.close(Duration::from_secs(2));
+        // Carol does not read.
+        let (number, ()) = tokio::join!(number(&agents, "bob"), closing);
+        assert_eq!(number, 1);
+        to_bob.acknowledged().await.unwrap();
+        let carol = AgentId::new("carol").unwrap();
+        let closed = Outcome::Refused(Refusal::SessionClosed);
+        assert_eq!(to_carol.outcomes().await, [(carol, closed)]);
+        assert!(alice.recv().await.is_none());
     })
     .unwrap();
 }

@@ -528,6 +528,29 @@ fn the_last_words_of_a_former_run_hold_nothing() {
     assert_eq!(outcome(&mut receipt), Some(Outcome::Acknowledged));
 }
 
+/// The restart of a receiver opens no door to a replay, not even where no stream's order would show it.
+#[test]
+fn what_came_before_a_restart_does_not_come_again() {
+    let mut wire = pair();
+    wire.send("ann", draft("bob", 0).delivery(Delivery::BestEffort));
+    wire.pass(SECS(1));
+    assert_eq!(wire.node("bob").got, [0]);
+    let best_effort =
+        |(from, envelope): &&(&str, Envelope)| *from == "ann" && envelope.lane == Lane::BestEffort;
+    let replays: Vec<_> = wire
+        .frames
+        .iter()
+        .filter(best_effort)
+        .map(|(_, sent)| sent.frame.clone())
+        .collect();
+    wire.start("bob", 2, |_| {});
+    for frame in replays {
+        wire.arrives("bob", "ann", frame);
+    }
+    wire.pass(SECS(1));
+    assert_eq!(wire.node("bob").got, [0; 0]);
+}
+
 #[test]
 fn drafts_that_nobody_could_believe_are_refused() {
     let mut wire = pair();
