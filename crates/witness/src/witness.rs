@@ -1,0 +1,382 @@
+//! The front: takes events from anywhere, and writes them on a thread of its own.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use ifmsg::{Identity, Timestamp};
+
+use crate::{
+    checkpoint::Checkpoint,
+    log::{Log, LogError, Recovered, Settings},
+    record::{Entry, Event},
+};
+
+/// Events that wait for the writer. At 300,000 a second that is a fifth of a second of a disk that stands still.
+const QUEUE: usize = 65_536;
+
+/// How often the writer looks at the clock when nothing comes in.
+const TICK: Duration = Duration::from_millis(20);
+
+/// How often it tries to open a log again that has failed.
+const REOPEN_MILLIS: i64 = 1_000;
+
+/// Tells the time of day.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What becomes of an action whose event cannot be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Policy {
+    /// Nothing happens off the record: [`Witness::try_record`] says that it could not, and the caller lets the action be.
+    Required,
+    /// Actions go on. Events that are lost are counted, and the count goes on record.
+    BestEffort,
+}
+
+/// The event is not, and will not be, on record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotRecorded {
+    /// The writer cannot keep up. Try again in a moment.
+    #[error("the witness has more events waiting than it can hold; try again in a moment")]
+    Full,
+    /// The log has failed. It is opened again each second; until then, nothing is recorded.
+    #[error("the witness cannot write: {0}")]
+    Failed(LogError),
+    /// The witness is closed.
+    #[error("the witness is closed")]
+    Closed,
+}
+
+/// How the witness is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// Lines in the log, of former lives too.
+    pub lines: u64,
+    /// Events lost in this life, of which the log may not have heard yet.
+    pub dropped: u64,
+    /// The last checkpoint that is durable: give it to others.
+    pub checkpoint: Option<Checkpoint>,
+    /// Why it does not write, if it does not.
+    pub failure: Option<LogError>,
+}
+
+/// An open log with a thread that writes it.
+///
+/// Events of one caller keep their order. An event that [is durable at once](Event::is_durable_at_once) is synced as soon as the
+/// writer comes to it; [`flush`](Self::flush) waits for that.
+///
+/// Dropping it is [`close`](Self::close) without the answer: both wait for the disk.
+pub struct Witness {
+    jobs: Option<SyncSender<Job>>,
+    shared: Arc<Shared>,
+    policy: Policy,
+    clock: Clock,
+    writer: Option<JoinHandle<Result<(), LogError>>>,
+}
+
+impl Witness {
+    /// Opens the log ([`Log::open`]) and starts the writer. Blocks while the log is read.
+    ///
+    /// # Errors
+    /// Those of [`Log::open`].
+    pub fn open(
+        settings: Settings,
+        identity: Identity,
+        policy: Policy,
+        clock: Clock,
+    ) -> Result<(Self, Recovered), LogError> {
+        Self::open_with_queue(settings, identity, policy, clock, QUEUE)
+    }
+
+    fn open_with_queue(
+        settings: Settings,
+        identity: Identity,
+        policy: Policy,
+        clock: Clock,
+        queue: usize,
+    ) -> Result<(Self, Recovered), LogError> {
+        let (log, recovered) = Log::open(settings.clone(), identity.clone(), clock())?;
+        let shared = Arc::new(Shared::default());
+        shared.progress(&log);
+        let (jobs, inbox) = sync_channel(queue);
+        let writer = Writer {
+            settings,
+            identity,
+            clock: Arc::clone(&clock),
+            shared: Arc::clone(&shared),
+            log: Some(log),
+            reopen_at: clock(),
+            told: 0,
+            lines: 0,
+        };
+        let path = writer.settings.dir.clone();
+        let writer = thread::Builder::new()
+            .name("ifmesh-witness".into())
+            .spawn(move || writer.run(&inbox))
+            .map_err(|error| LogError::Io {
+                path,
+                kind: error.kind(),
+            })?;
+        let witness = Self {
+            jobs: Some(jobs),
+            shared,
+            policy,
+            clock,
+            writer: Some(writer),
+        };
+        Ok((witness, recovered))
+    }
+
+    /// Puts an event on record. Never waits. `Ok` under [`Policy::Required`] is "in the queue of a log that works": a crash may still
+    /// take it, until [`flush`](Self::flush) has returned.
+    ///
+    /// # Errors
+    /// Under [`Policy::Required`] only. Under [`Policy::BestEffort`] what does not fit is counted.
+    pub fn try_record(&self, entry: Entry) -> Result<(), NotRecorded> {
+        let outcome = self.offer(entry);
+        if outcome.is_err() {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        match self.policy {
+            Policy::Required => outcome,
+            Policy::BestEffort => Ok(()),
+        }
+    }
+
+    /// Waits until every event that was recorded before is durable and under a checkpoint, and gives that. Blocks.
+    ///
+    /// # Errors
+    /// [`NotRecorded`], whatever the policy.
+    pub fn flush(&self) -> Result<Checkpoint, NotRecorded> {
+        let (reply, answer) = sync_channel(1);
+        let jobs = self.jobs.as_ref().ok_or(NotRecorded::Closed)?;
+        jobs.send(Job::Flush(reply)).map_err(|_| NotRecorded::Closed)?;
+        answer
+            .recv()
+            .map_err(|_| NotRecorded::Closed)?
+            .map_err(NotRecorded::Failed)
+    }
+
+    /// How it is doing.
+    pub fn status(&self) -> Status {
+        Status {
+            dropped: self.shared.dropped.load(Ordering::Relaxed),
+            ..self.shared.status().clone()
+        }
+    }
+
+    /// Writes what waits, then `log_closed`, under a last checkpoint. Blocks.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn close(mut self) -> Result<(), LogError> {
+        self.end()
+    }
+
+    fn offer(&self, entry: Entry) -> Result<(), NotRecorded> {
+        if self.shared.failed.load(Ordering::Relaxed) != 0 {
+            let failure = self.shared.status().failure.clone();
+            return Err(NotRecorded::Failed(failure.unwrap_or(LogError::Failed)));
+        }
+        let jobs = self.jobs.as_ref().ok_or(NotRecorded::Closed)?;
+        jobs.try_send(Job::Record((self.clock)(), entry))
+            .map_err(|error| match error {
+                TrySendError::Full(_) => NotRecorded::Full,
+                TrySendError::Disconnected(_) => NotRecorded::Closed,
+            })
+    }
+
+    fn end(&mut self) -> Result<(), LogError> {
+        self.jobs = None;
+        match self.writer.take() {
+            // A writer that panicked has left a log in an unknown state.
+            Some(writer) => writer.join().unwrap_or(Err(LogError::Failed)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::error!(%error, "the witness log was not closed in good order");
+        }
+    }
+}
+
+impl fmt::Debug for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Witness")
+            .field("policy", &self.policy)
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+enum Job {
+    Record(Timestamp, Entry),
+    Flush(SyncSender<Result<Checkpoint, LogError>>),
+}
+
+#[derive(Default)]
+struct Shared {
+    dropped: AtomicU64,
+    failed: AtomicU64,
+    status: Mutex<Status>,
+}
+
+impl Shared {
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn progress(&self, log: &Log) {
+        let mut status = self.status();
+        status.lines = log.size();
+        status.checkpoint = log.last_checkpoint().cloned();
+        status.failure = None;
+        self.failed.store(0, Ordering::Relaxed);
+    }
+
+    fn fail(&self, error: &LogError) {
+        self.status().failure = Some(error.clone());
+        self.failed.store(1, Ordering::Relaxed);
+    }
+}
+
+struct Writer {
+    settings: Settings,
+    identity: Identity,
+    clock: Clock,
+    shared: Arc<Shared>,
+    log: Option<Log>,
+    reopen_at: Timestamp,
+    /// Of the events that were dropped, how many the log has been told of.
+    told: u64,
+    /// Lines of the log when it failed.
+    lines: u64,
+}
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<Job>) -> Result<(), LogError> {
+        let mut since_tick = 0;
+        loop {
+            match inbox.recv_timeout(TICK) {
+                Ok(Job::Record(at, entry)) => {
+                    self.record(at, &entry);
+                    since_tick += 1;
+                    if since_tick < 64 {
+                        continue;
+                    }
+                }
+                Ok(Job::Flush(reply)) => {
+                    // Whoever asked may have gone.
+                    let _gone = reply.send(self.flush());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            since_tick = 0;
+            self.tick();
+        }
+        self.tell();
+        let failure = self.shared.status().failure.clone();
+        match self.log.take() {
+            Some(log) => log.close((self.clock)()),
+            None => Err(failure.unwrap_or(LogError::Failed)),
+        }
+    }
+
+    fn record(&mut self, at: Timestamp, entry: &Entry) {
+        let Some(log) = &mut self.log else {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let size = log.size();
+        if let Err(error) = log.append(at, entry) {
+            // A line that the log took is among those which `reopen` counts.
+            let lost = u64::from(log.size() == size);
+            self.shared.dropped.fetch_add(lost, Ordering::Relaxed);
+            self.fail(&error);
+        }
+    }
+
+    fn flush(&mut self) -> Result<Checkpoint, LogError> {
+        self.tell();
+        let Some(log) = &mut self.log else {
+            return Err(self.shared.status().failure.clone().unwrap_or(LogError::Failed));
+        };
+        match log.checkpoint().cloned() {
+            Ok(checkpoint) => {
+                self.shared.progress(log);
+                Ok(checkpoint)
+            }
+            Err(error) => {
+                self.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = (self.clock)();
+        if self.log.is_none() && now >= self.reopen_at {
+            self.reopen(now);
+        }
+        self.tell();
+        let Some(log) = &mut self.log else {
+            return;
+        };
+        match log.tick(now) {
+            Ok(None) => {}
+            Ok(Some(_)) => self.shared.progress(log),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Puts on record how many events were lost.
+    fn tell(&mut self) {
+        let dropped = self.shared.dropped.load(Ordering::Relaxed);
+        let Some(log) = self.log.as_mut().filter(|_| dropped > self.told) else {
+            return;
+        };
+        let entry = Entry::new(Event::EventsDropped).with("count", dropped - self.told);
+        match log.append((self.clock)(), &entry) {
+            Ok(_) => self.told = dropped,
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn fail(&mut self, error: &LogError) {
+        tracing::error!(%error, dir = %self.settings.dir.display(), "the witness log failed");
+        self.shared.fail(error);
+        if let Some(log) = self.log.take() {
+            self.lines = log.size();
+        }
+        self.reopen_at = (self.clock)().plus_millis(REOPEN_MILLIS);
+    }
+
+    fn reopen(&mut self, now: Timestamp) {
+        match Log::open(self.settings.clone(), self.identity.clone(), now) {
+            Ok((log, recovered)) => {
+                tracing::info!(?recovered, "the witness log is open again");
+                // Lines that the failed log had taken, and that never reached the disk.
+                let lost = self.lines.saturating_sub(recovered.lines);
+                self.shared.dropped.fetch_add(lost, Ordering::Relaxed);
+                self.shared.progress(&log);
+                self.log = Some(log);
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+}
