@@ -36,7 +36,7 @@ fn an_untouched_log_verifies() {
 #[test]
 fn every_flipped_bit_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    small_log(dir.path(), 4);
+    small_log(dir.path(), 2);
     for path in [segment(dir.path(), 0), checkpoints(dir.path(), 0)] {
         let bytes = fs::read(&path).unwrap();
         for place in 0..bytes.len() {

@@ -1,0 +1,105 @@
+//! A writer that is killed (SIGKILL) at a moment of nobody's choosing loses nothing that it said was durable.
+//!
+//! Falsified by a kill after which the log does not open, does not verify, lacks an acknowledged line, or does not begin with what an
+//! acknowledged checkpoint covers. The writer is this program itself, started again with a variable set.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Write as _},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use common::*;
+use ifmesh_witness::{Entry, Event, Log, Settings, verify, verify_against};
+use ifmsg::canonical;
+
+const VARIABLE: &str = "IFMESH_WITNESS_KILLED_WRITER";
+const KILLS: u64 = 40;
+
+/// Not a test of its own: what the child process runs, until it is killed.
+#[test]
+fn writer() {
+    let Some(dir) = env::var_os(VARIABLE).map(PathBuf::from) else {
+        return;
+    };
+    let settings = Settings {
+        segment_bytes: 20_000,
+        ..settings(&dir)
+    };
+    let (mut log, _) = Log::open(settings, identity(), at(0)).unwrap();
+    let mut out = std::io::stdout();
+    for number in 0u64.. {
+        let seq = match number % 7 {
+            0 => log.append(at(1), &Entry::new(Event::KeyPinned)).unwrap(),
+            3 => {
+                let seq = log.append(at(1), &sent(number)).unwrap();
+                let note = log.checkpoint().unwrap().note().to_owned();
+                let mut quoted = Vec::new();
+                canonical::write_string(&mut quoted, &note);
+                writeln!(out, "note {}", String::from_utf8(quoted).unwrap()).unwrap();
+                seq
+            }
+            _ => {
+                log.append(at(1), &sent(number)).unwrap();
+                continue;
+            }
+        };
+        writeln!(out, "durable {seq}").unwrap();
+    }
+}
+
+#[test]
+fn nothing_durable_is_lost_to_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut torn, mut acknowledged, mut held) = (0, 0, None);
+    for kill in 0..KILLS {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["writer", "--exact", "--nocapture", "--test-threads=1"])
+            .env(VARIABLE, dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        // Each child gets another number of lines into its life.
+        let mut wanted = 1 + kill * 37 % 113;
+        let mut line = String::new();
+        let mut killed = false;
+        // After the kill, what it had said and we had not read still counts.
+        while out.read_line(&mut line).unwrap() > 0 {
+            if line.ends_with('\n') {
+                if let Some(seq) = line.trim_end().strip_prefix("durable ") {
+                    acknowledged = acknowledged.max(seq.parse::<u64>().unwrap() + 1);
+                    wanted = wanted.saturating_sub(1);
+                } else if let Some(note) = line.trim_end().strip_prefix("note ") {
+                    held = Some(serde_json::from_str::<String>(note).unwrap());
+                }
+            }
+            line.clear();
+            if wanted == 0 && !killed {
+                child.kill().unwrap();
+                killed = true;
+            }
+        }
+        assert!(killed, "the writer ended by itself");
+        child.wait().unwrap();
+
+        let (log, recovered) = Log::open(settings(dir.path()), identity(), at(2)).unwrap();
+        torn += u64::from(recovered.torn_line + recovered.torn_checkpoint > 0);
+        assert!(
+            recovered.lines >= acknowledged,
+            "{recovered:?}, {acknowledged} acknowledged"
+        );
+        drop(log);
+        assert_eq!(verify(dir.path(), &keys()).unwrap().lines, recovered.lines + 1);
+        if let Some(note) = &held {
+            verify_against(dir.path(), &keys(), note).unwrap();
+        }
+    }
+    println!("{KILLS} kills, {acknowledged} lines acknowledged, {torn} torn ends mended");
+}

@@ -1,0 +1,116 @@
+//! A proof convinces somebody who has public keys and nothing else, of what is so and of nothing else.
+//!
+//! Falsified by a proof of a line that is in the log and does not check, or by one that checks after any change to it.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::*;
+use ifmesh_witness::{
+    ConsistencyProof, Entry, Event, Log, LogKeys, ProofError, ProveError, VerifyError,
+    check_consistency_proof, check_proof, prove, prove_consistency,
+};
+use ifmsg::Identity;
+
+#[test]
+fn every_line_about_a_message_is_proved_and_for_that_message_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _) = Log::open(settings(dir.path()), identity(), at(0)).unwrap();
+    for number in 0..20 {
+        log.append(at(1), &sent(number)).unwrap();
+    }
+    let acknowledged = Entry::new(Event::IfmessageAcknowledged).digest(digest(7));
+    log.append(at(2), &acknowledged).unwrap();
+    log.checkpoint().unwrap();
+    // Beyond the last checkpoint: in the log, and not proved.
+    log.append(at(3), &sent(99)).unwrap();
+    log.commit().unwrap();
+    let proofs = prove(dir.path(), &keys(), &digest(7)).unwrap();
+    let events: Vec<_> = proofs
+        .iter()
+        .map(|proof| {
+            let json = serde_json::to_vec(proof).unwrap();
+            assert_eq!(
+                check_proof(&json, &keys(), &digest(8)),
+                Err(ProofError::OtherMessage)
+            );
+            check_proof(&json, &keys(), &digest(7)).unwrap().event
+        })
+        .collect();
+    assert_eq!(events, [Event::IfmessageSent, Event::IfmessageAcknowledged]);
+    for number in 0..20 {
+        assert!(!prove(dir.path(), &keys(), &digest(number)).unwrap().is_empty());
+    }
+    assert_eq!(prove(dir.path(), &keys(), &digest(99)), Ok(vec![]));
+    assert_eq!(prove(dir.path(), &keys(), &digest(1_000)), Ok(vec![]));
+}
+
+#[test]
+fn no_changed_bit_still_proves() {
+    let dir = tempfile::tempdir().unwrap();
+    small_log(dir.path(), 5);
+    let proof = prove(dir.path(), &keys(), &digest(2)).unwrap().remove(0);
+    let json = serde_json::to_vec(&proof).unwrap();
+    let record = check_proof(&json, &keys(), &digest(2)).unwrap();
+    assert_eq!(record.seq, 3);
+    for place in 0..json.len() {
+        for bit in 0..8 {
+            let mut changed = json.clone();
+            changed[place] ^= 1 << bit;
+            assert!(
+                check_proof(&changed, &keys(), &digest(2)).is_err(),
+                "{place} {bit}"
+            );
+        }
+    }
+    let stranger = LogKeys::new(agent(), *Identity::from_seed(&[14; 32]).public_key());
+    assert!(check_proof(&json, &stranger, &digest(2)).is_err());
+}
+
+#[test]
+fn growth_is_proved_from_every_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    small_log(dir.path(), 12);
+    for note in notes(dir.path()) {
+        let proof = prove_consistency(dir.path(), &keys(), &note).unwrap();
+        let json = serde_json::to_vec(&proof).unwrap();
+        assert_eq!(check_consistency_proof(&json, &keys()).unwrap().size(), 14);
+        let without = ConsistencyProof {
+            path: Vec::new(),
+            ..proof.clone()
+        };
+        let expected = if proof.path.is_empty() {
+            Ok(14)
+        } else {
+            Err(ProofError::Path)
+        };
+        let json = serde_json::to_vec(&without).unwrap();
+        assert_eq!(
+            check_consistency_proof(&json, &keys()).map(|new| new.size()),
+            expected
+        );
+    }
+}
+
+#[test]
+fn two_histories_of_one_size_are_proof_of_a_fork() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    small_log(one.path(), 3);
+    let (mut log, _) = Log::open(settings(other.path()), identity(), at(0)).unwrap();
+    for number in 10..14 {
+        log.append(at(1), &sent(number)).unwrap();
+    }
+    let forged = log.checkpoint().unwrap().note().to_owned();
+    let held = notes(one.path()).pop().unwrap();
+    let proof = ConsistencyProof {
+        old: held.clone(),
+        new: forged,
+        path: Vec::new(),
+    };
+    let json = serde_json::to_vec(&proof).unwrap();
+    assert_eq!(check_consistency_proof(&json, &keys()), Err(ProofError::Forked));
+    assert_eq!(
+        prove_consistency(other.path(), &keys(), &held),
+        Err(ProveError::Log(VerifyError::Forked { size: 5 }))
+    );
+}
