@@ -130,6 +130,7 @@ pub struct Log {
     lines: Sink,
     checkpoints: Sink,
     last: Option<Checkpoint>,
+    committed: u64,
     unsigned_since: Option<Timestamp>,
     clock_text: (Timestamp, String),
     failed: bool,
@@ -173,6 +174,7 @@ impl Log {
             origin: keys.origin().to_owned(),
             run: trace_of(run.as_bytes()),
             prev: walked.prev.unwrap_or(Hash::ZERO),
+            committed: walked.frontier.size(),
             frontier: walked.frontier,
             segment,
             segment_len: walked.tail_bytes,
@@ -252,7 +254,9 @@ impl Log {
         self.guard(|log| {
             log.lines.sync()?;
             // Never a checkpoint on disk over lines that a power cut may still take: such a log would not open again.
-            log.checkpoints.sync()
+            log.checkpoints.sync()?;
+            log.committed = log.frontier.size();
+            Ok(())
         })
     }
 
@@ -293,6 +297,11 @@ impl Log {
     /// How many lines there are.
     pub fn size(&self) -> u64 {
         self.frontier.size()
+    }
+
+    /// How many lines are known to be durable.
+    pub fn committed(&self) -> u64 {
+        self.committed
     }
 
     /// The last checkpoint that was signed. On disk since the last commit.

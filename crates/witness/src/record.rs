@@ -85,7 +85,7 @@ events! {
     LinkRefused = "link_refused",
     /// The receiver's state could not be kept.
     JournalFailed = "journal_failed",
-    /// Events were lost before they reached the log; `count` says how many.
+    /// Events were lost before they reached the log; `count` says how many at most.
     EventsDropped = "events_dropped",
     /// The log was opened: a life of the agent begins.
     LogOpened = "log_opened",
@@ -103,6 +103,7 @@ impl Event {
                 | Self::KeyRotated
                 | Self::KeyRefused
                 | Self::Equivocation
+                | Self::EventsDropped
                 | Self::LogOpened
                 | Self::LogClosed
         )

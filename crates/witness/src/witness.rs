@@ -62,7 +62,7 @@ pub enum NotRecorded {
 pub struct Status {
     /// Lines in the log, of former lives too.
     pub lines: u64,
-    /// Events lost in this life, of which the log may not have heard yet.
+    /// Events lost in this life, of which the log may not have heard yet. After a failure of the disk this is an upper bound.
     pub dropped: u64,
     /// The last checkpoint that is durable: give it to others.
     pub checkpoint: Option<Checkpoint>,
@@ -117,7 +117,6 @@ impl Witness {
             log: Some(log),
             reopen_at: clock(),
             told: 0,
-            lines: 0,
         };
         let path = writer.settings.dir.clone();
         let writer = thread::Builder::new()
@@ -263,8 +262,6 @@ struct Writer {
     reopen_at: Timestamp,
     /// Of the events that were dropped, how many the log has been told of.
     told: u64,
-    /// Lines of the log when it failed.
-    lines: u64,
 }
 
 impl Writer {
@@ -304,7 +301,7 @@ impl Writer {
         };
         let size = log.size();
         if let Err(error) = log.append(at, entry) {
-            // A line that the log took is among those which `reopen` counts.
+            // A line that the log took is among those which `fail` counts.
             let lost = u64::from(log.size() == size);
             self.shared.dropped.fetch_add(lost, Ordering::Relaxed);
             self.fail(&error);
@@ -361,7 +358,9 @@ impl Writer {
         tracing::error!(%error, dir = %self.settings.dir.display(), "the witness log failed");
         self.shared.fail(error);
         if let Some(log) = self.log.take() {
-            self.lines = log.size();
+            // Nobody knows which of these reached the disk, so all of them count as lost.
+            let lost = log.size() - log.committed();
+            self.shared.dropped.fetch_add(lost, Ordering::Relaxed);
         }
         self.reopen_at = (self.clock)().plus_millis(REOPEN_MILLIS);
     }
@@ -370,13 +369,178 @@ impl Writer {
         match Log::open(self.settings.clone(), self.identity.clone(), now) {
             Ok((log, recovered)) => {
                 tracing::info!(?recovered, "the witness log is open again");
-                // Lines that the failed log had taken, and that never reached the disk.
-                let lost = self.lines.saturating_sub(recovered.lines);
-                self.shared.dropped.fetch_add(lost, Ordering::Relaxed);
                 self.shared.progress(&log);
                 self.log = Some(log);
             }
             Err(error) => self.fail(&error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, sync::atomic::AtomicI64};
+
+    use ifmsg::AgentId;
+
+    use super::*;
+    use crate::{
+        log::CHECKPOINT_MILLIS,
+        record::{Detail, Record},
+        verify::verify,
+    };
+
+    fn settings(dir: &Path) -> Settings {
+        Settings::new(dir, AgentId::new("alice").unwrap())
+    }
+
+    fn identity() -> Identity {
+        Identity::from_seed(&[15; 32])
+    }
+
+    fn sent(number: u64) -> Entry {
+        Entry::new(Event::IfmessageSent).with("number", number)
+    }
+
+    fn records(dir: &Path) -> Vec<Record> {
+        verify(dir, &settings(dir).keys(&identity())).unwrap();
+        let mut all = Vec::new();
+        for segment in 0.. {
+            let Ok(text) = fs::read_to_string(dir.join(format!("{segment:08}.jsonl"))) else {
+                return all;
+            };
+            all.extend(text.lines().map(|line| Record::parse(line.as_bytes()).unwrap()));
+        }
+        all
+    }
+
+    fn numbers(records: &[Record]) -> Vec<Detail> {
+        let sent = records
+            .iter()
+            .filter(|record| record.event == Event::IfmessageSent);
+        sent.map(|record| record.metadata["number"].clone()).collect()
+    }
+
+    fn told(records: &[Record]) -> i64 {
+        let told = records
+            .iter()
+            .filter(|record| record.event == Event::EventsDropped);
+        told.map(|record| match record.metadata["count"] {
+            Detail::Number(count) => count,
+            Detail::Text(_) => panic!("a number"),
+        })
+        .sum()
+    }
+
+    fn clock() -> (Arc<AtomicI64>, Clock) {
+        let millis = Arc::new(AtomicI64::new(1_795_356_600_000));
+        let handle = Arc::clone(&millis);
+        let clock = move || Timestamp::from_unix_millis(millis.load(Ordering::Relaxed));
+        (handle, Arc::new(clock))
+    }
+
+    #[test]
+    fn what_is_recorded_is_on_disk_in_order_and_the_log_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, clock) = clock();
+        let (witness, _) = Witness::open(settings(dir.path()), identity(), Policy::Required, clock).unwrap();
+        for number in 0..500 {
+            witness.try_record(sent(number)).unwrap();
+        }
+        let checkpoint = witness.flush().unwrap();
+        assert_eq!(checkpoint.size(), 501);
+        assert_eq!(witness.status().checkpoint, Some(checkpoint));
+        assert_eq!(numbers(&records(dir.path())).len(), 500);
+        // Dropped without `close`: closed all the same.
+        drop(witness);
+        let records = records(dir.path());
+        assert_eq!(
+            numbers(&records),
+            (0..500u64).map(Detail::from).collect::<Vec<_>>()
+        );
+        assert_eq!(records.last().map(|record| record.event), Some(Event::LogClosed));
+    }
+
+    #[test]
+    fn a_checkpoint_comes_by_the_clock_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (millis, clock) = clock();
+        let (witness, _) = Witness::open(settings(dir.path()), identity(), Policy::Required, clock).unwrap();
+        witness.try_record(sent(0)).unwrap();
+        millis.fetch_add(CHECKPOINT_MILLIS, Ordering::Relaxed);
+        while witness.status().checkpoint.map(|checkpoint| checkpoint.size()) != Some(2) {
+            thread::yield_now();
+        }
+    }
+
+    /// The writer stands still, for it waits for its clock; nobody else does.
+    #[test]
+    fn a_full_queue_refuses_or_counts_and_the_count_goes_on_record() {
+        for policy in [Policy::Required, Policy::BestEffort] {
+            let dir = tempfile::tempdir().unwrap();
+            let gate = Arc::new(Mutex::new(()));
+            let (_, time) = clock();
+            let writers = Arc::clone(&gate);
+            let clock: Clock = Arc::new(move || {
+                if thread::current().name() == Some("ifmesh-witness") {
+                    drop(writers.lock().unwrap());
+                }
+                time()
+            });
+            let (witness, _) =
+                Witness::open_with_queue(settings(dir.path()), identity(), policy, clock, 4).unwrap();
+            let closed = gate.lock().unwrap();
+            let mut tried = 0;
+            while witness.status().dropped < 10 {
+                let outcome = witness.try_record(sent(tried));
+                let full = policy == Policy::Required && outcome.is_err();
+                assert_eq!(outcome, if full { Err(NotRecorded::Full) } else { Ok(()) });
+                tried += 1;
+            }
+            drop(closed);
+            witness.close().unwrap();
+            let records = records(dir.path());
+            assert_eq!(told(&records), 10);
+            assert_eq!(numbers(&records).len() as u64 + 10, tried);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_said_counted_and_outlived() {
+        let dir = tempfile::tempdir().unwrap();
+        let (millis, clock) = clock();
+        let settings = Settings {
+            segment_bytes: 2_000,
+            ..settings(dir.path())
+        };
+        let (witness, _) = Witness::open(settings, identity(), Policy::Required, clock).unwrap();
+        let full = dir.path().join("00000001.checkpoints");
+        std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+        let mut tried = 0;
+        let error = loop {
+            let outcome = witness.try_record(sent(tried));
+            tried += 1;
+            match outcome {
+                Ok(()) => drop(witness.flush()),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error, NotRecorded::Failed(LogError::DiskFull(full.clone())));
+        assert!(witness.status().failure.is_some());
+        fs::remove_file(full).unwrap();
+        while witness.flush().is_err() {
+            millis.fetch_add(REOPEN_MILLIS, Ordering::Relaxed);
+        }
+        assert_eq!(witness.status().failure, None);
+        witness.try_record(sent(tried)).unwrap();
+        tried += 1;
+        witness.close().unwrap();
+        let records = records(dir.path());
+        let (kept, lost) = (numbers(&records).len() as i64, told(&records));
+        assert!(
+            lost > 0 && kept + lost >= tried as i64,
+            "{kept} kept, {lost} lost, {tried} tried"
+        );
     }
 }
