@@ -20,7 +20,7 @@ impl Hash {
         Self(hash.finalize().into())
     }
 
-    /// > `MTH(D_n) = HASH(0x01 || MTH(D\[0:k\]) || MTH(D\[k:n\]))`
+    /// > `MTH(D_n) = HASH(0x01 || MTH(D[0:k]) || MTH(D[k:n]))`
     pub fn of_node(left: &Self, right: &Self) -> Self {
         let mut bytes = [1; 65];
         bytes[1..33].copy_from_slice(&left.0);
