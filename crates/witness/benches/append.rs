@@ -60,12 +60,13 @@ fn main() {
     let start = Instant::now();
     let (mut number, mut full) = (0, 0u64);
     while start.elapsed() < TIME {
-        for _ in 0..64 {
+        loop {
             match witness.try_record(entry(&peer, number)) {
                 Ok(()) => number += 1,
                 Err(NotRecorded::Full) => {
                     full += 1;
-                    std::thread::yield_now();
+                    std::thread::sleep(Duration::from_millis(1));
+                    break;
                 }
                 Err(error) => panic!("{error}"),
             }

@@ -15,7 +15,7 @@ use crate::{
     walk::{VerifyError, checkpoints_path, segment_path, walk},
 };
 
-/// A checkpoint is due this long after the first line that none covers.
+/// [`Log::tick`] makes a checkpoint so often at most, and no line waits for one longer.
 pub const CHECKPOINT_MILLIS: i64 = 100;
 
 /// A checkpoint is made after so many lines at the latest.
@@ -131,7 +131,8 @@ pub struct Log {
     checkpoints: Sink,
     last: Option<Checkpoint>,
     committed: u64,
-    unsigned_since: Option<Timestamp>,
+    /// When the clock last made a checkpoint.
+    ticked: Timestamp,
     clock_text: (Timestamp, String),
     failed: bool,
     // Held until the log is dropped.
@@ -181,7 +182,7 @@ impl Log {
             lines,
             checkpoints,
             last: walked.last,
-            unsigned_since: None,
+            ticked: now,
             clock_text: (now, now.to_string()),
             failed: false,
             settings,
@@ -234,7 +235,6 @@ impl Log {
         self.segment_len += (self.lines.queue.len() - start) as u64;
         self.frontier.push(leaf);
         self.prev = leaf;
-        self.unsigned_since.get_or_insert(now);
         if self.unsigned() >= CHECKPOINT_LINES {
             self.sign();
         }
@@ -260,19 +260,20 @@ impl Log {
         })
     }
 
-    /// Signs and commits when a checkpoint is due: [`CHECKPOINT_MILLIS`] after the first line without one. `None` if it is not.
+    /// Signs and commits, if a line waits for that and [`CHECKPOINT_MILLIS`] have passed since it last did. `None` if not.
     ///
-    /// Call it at least that often while lines come in. A clock that is set back makes it due at once.
+    /// Call it at least that often while lines come in. A clock that is set back makes it due at once. When lines say that they
+    /// were taken does not matter: they may have waited in a queue.
     ///
     /// # Errors
     /// As [`commit`](Self::commit).
     pub fn tick(&mut self, now: Timestamp) -> Result<Option<&Checkpoint>, LogError> {
-        match self.unsigned_since {
-            Some(since) if !(0..CHECKPOINT_MILLIS).contains(&now.millis_since(since)) => {
-                self.checkpoint().map(Some)
-            }
-            _ => Ok(None),
+        let is_durable = self.unsigned() == 0 && self.committed == self.frontier.size();
+        if is_durable || (0..CHECKPOINT_MILLIS).contains(&now.millis_since(self.ticked)) {
+            return Ok(None);
         }
+        self.ticked = now;
+        self.checkpoint().map(Some)
     }
 
     /// Signs a checkpoint over every line and commits both. The one to give away.
@@ -314,7 +315,6 @@ impl Log {
     }
 
     fn sign(&mut self) {
-        self.unsigned_since = None;
         if self.unsigned() == 0 {
             return;
         }

@@ -15,7 +15,7 @@ use ifmsg::{Identity, Timestamp};
 
 use crate::{
     checkpoint::Checkpoint,
-    log::{Log, LogError, Recovered, Settings},
+    log::{CHECKPOINT_MILLIS, Log, LogError, Recovered, Settings},
     record::{Entry, Event},
 };
 
@@ -117,6 +117,7 @@ impl Witness {
             log: Some(log),
             reopen_at: clock(),
             told: 0,
+            told_at: clock(),
         };
         let path = writer.settings.dir.clone();
         let writer = thread::Builder::new()
@@ -262,6 +263,7 @@ struct Writer {
     reopen_at: Timestamp,
     /// Of the events that were dropped, how many the log has been told of.
     told: u64,
+    told_at: Timestamp,
 }
 
 impl Writer {
@@ -330,7 +332,11 @@ impl Writer {
         if self.log.is_none() && now >= self.reopen_at {
             self.reopen(now);
         }
-        self.tell();
+        // Each telling is a sync: a flood must not turn into a flood of those.
+        if !(0..CHECKPOINT_MILLIS).contains(&now.millis_since(self.told_at)) {
+            self.told_at = now;
+            self.tell();
+        }
         let Some(log) = &mut self.log else {
             return;
         };
@@ -385,7 +391,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        log::CHECKPOINT_MILLIS,
         record::{Detail, Record},
         verify::verify,
     };

@@ -18,7 +18,7 @@ use ifmsg::Identity;
 fn unsigned_log(dir: &std::path::Path) -> u64 {
     let (mut log, _) = Log::open(settings(dir), identity(), at(0)).unwrap();
     let signed = fs::metadata(segment(dir, 0)).unwrap().len();
-    for number in 0..4 {
+    for number in 0..2 {
         log.append(at(1), &sent(number)).unwrap();
     }
     log.commit().unwrap();
@@ -153,19 +153,27 @@ fn a_new_key_continues_the_log_of_the_old_one() {
 fn a_checkpoint_comes_with_time_and_with_lines() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = Log::open(settings(dir.path()), identity(), at(0)).unwrap();
-    assert_eq!(log.tick(at(500)).unwrap(), None);
-    log.append(at(1_000), &sent(0)).unwrap();
-    assert_eq!(log.tick(at(1_099)).unwrap(), None);
-    assert_eq!(log.tick(at(1_100)).unwrap().map(|signed| signed.size()), Some(2));
+    log.append(at(10), &sent(0)).unwrap();
+    assert_eq!(log.tick(at(99)).unwrap(), None);
+    assert_eq!(log.tick(at(100)).unwrap().map(|signed| signed.size()), Some(2));
     assert_eq!(log.tick(at(9_000)).unwrap(), None);
     for number in 0..2_500 {
         log.append(at(9_000), &sent(number)).unwrap();
     }
+    // So many lines are signed at once, and durable when the time has come: not later, however many come in.
     assert_eq!(log.last_checkpoint().map(|signed| signed.size()), Some(2_002));
+    assert_eq!(log.committed(), 2);
+    assert_eq!(
+        log.tick(at(9_000)).unwrap().map(|signed| signed.size()),
+        Some(2_502)
+    );
+    assert_eq!(log.committed(), 2_502);
+    log.append(at(9_000), &sent(0)).unwrap();
+    assert_eq!(log.tick(at(9_099)).unwrap(), None);
     // A clock that was set back makes it due, instead of never.
     assert_eq!(
         log.tick(at(8_999)).unwrap().map(|signed| signed.size()),
-        Some(2_502)
+        Some(2_503)
     );
 }
 
