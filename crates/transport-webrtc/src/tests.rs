@@ -215,7 +215,7 @@ async fn anything_but_a_hello_closes_the_connection() {
         channel.say(first).await;
         // A good hello behind it comes too late, whether it still leaves or alice has closed by then.
         let hello = hello::write(&identity("bob"), &channel.facts, 65_536);
-        let _ = channel.peer.send(Lane::Messaging, hello.into()).await;
+        let _ = channel.peer.send(Lane::Messaging, hello).await;
         stage.refused(&mut channel, "hello-malformed").await;
     }
 }
