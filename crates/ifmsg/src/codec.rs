@@ -272,6 +272,12 @@ fn decode_binary(frame: &Bytes, limits: &Limits) -> Result<UnverifiedFlight, Dec
         return Err(FrameError::Count.into());
     }
     let signature = SignatureBytes::from_bytes(reader.array()?);
+    let proof = |index, siblings| Proof {
+        signature,
+        index,
+        size,
+        siblings,
+    };
     let mut messages = Vec::with_capacity(count);
     if count == size {
         let mut contents = Vec::with_capacity(count);
@@ -281,15 +287,7 @@ fn decode_binary(frame: &Bytes, limits: &Limits) -> Result<UnverifiedFlight, Dec
         let leaves: Arc<[MessageDigest]> = contents.iter().map(|content| content.digest).collect();
         messages.extend(contents.into_iter().enumerate().map(|(index, content)| {
             let siblings = Siblings::Leaves(leaves.clone());
-            (
-                Arc::new(content),
-                Proof {
-                    signature,
-                    index,
-                    size,
-                    siblings,
-                },
-            )
+            (Arc::new(content), proof(index, siblings))
         }));
     } else {
         let mut last = None;
@@ -305,15 +303,7 @@ fn decode_binary(frame: &Bytes, limits: &Limits) -> Result<UnverifiedFlight, Dec
             }
             let content = reader.content(limits)?;
             let siblings = Siblings::Path(path.into());
-            messages.push((
-                Arc::new(content),
-                Proof {
-                    signature,
-                    index,
-                    size,
-                    siblings,
-                },
-            ));
+            messages.push((Arc::new(content), proof(index, siblings)));
         }
     }
     if reader.at != frame.len() {

@@ -845,12 +845,7 @@ impl Machine {
             } else {
                 1
             };
-            self.events.push(SessionEvent::Sent {
-                message: message.clone(),
-                peer: agent.clone(),
-                lane,
-                attempt,
-            });
+            self.events.push(sent(&message, agent, lane, attempt));
             wanted.push(message);
         }
         self.metrics.messages_sent += wanted.len() as u64;
@@ -885,13 +880,7 @@ impl Machine {
                 let attempt = peer.outbound(which).sent(*sequence, now, &rtt);
                 attempts = attempts.max(attempt);
                 self.metrics.resent += u64::from(attempt > 1);
-                let (message, peer) = (message.clone(), agent.clone());
-                self.events.push(SessionEvent::Sent {
-                    message,
-                    peer,
-                    lane: Lane::Reliable,
-                    attempt,
-                });
+                self.events.push(sent(message, agent, Lane::Reliable, attempt));
             }
             let messages: Vec<SignedMessage> = batch.into_iter().map(|(_, message)| message).collect();
             let frame = encode_binary(&messages).ok()?;
@@ -924,12 +913,7 @@ impl Machine {
             } else {
                 1
             };
-            self.events.push(SessionEvent::Sent {
-                message: message.clone(),
-                peer: agent.clone(),
-                lane,
-                attempt,
-            });
+            self.events.push(sent(message, agent, lane, attempt));
         }
         self.metrics.messages_sent += flight.messages.len() as u64;
         Some(Envelope::new(agent.clone(), lane, flight.frame))
@@ -1139,6 +1123,15 @@ impl std::fmt::Debug for Machine {
             .field("agent", &self.me)
             .field("epoch", &self.epoch)
             .finish_non_exhaustive()
+    }
+}
+
+fn sent(message: &SignedMessage, peer: &AgentId, lane: Lane, attempt: u32) -> SessionEvent {
+    SessionEvent::Sent {
+        message: message.clone(),
+        peer: peer.clone(),
+        lane,
+        attempt,
     }
 }
 

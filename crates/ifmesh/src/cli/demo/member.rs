@@ -58,7 +58,6 @@ pub(super) enum Event {
         id: String,
         at_us: u64,
     },
-    Rejected,
     Refused {
         error: String,
     },
@@ -272,7 +271,6 @@ fn parse(line: &[u8]) -> Option<Event> {
             id: value["message"]["id"].as_str()?.to_owned(),
             at_us: number("at_us"),
         },
-        "rejected" => Event::Rejected,
         "line-refused" => Event::Refused { error: text("error") },
         "closed" => {
             let reasons = value["rejected"].as_object()?;

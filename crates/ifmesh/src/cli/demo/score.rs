@@ -147,7 +147,6 @@ impl Score {
             }
             Event::Outcome { id, acknowledged } => self.settle(id, *acknowledged),
             Event::Message { id, at_us } => self.arrived(member, id, *at_us, self.lives[member]),
-            Event::Rejected => {}
             Event::Closed { duplicates, rejected } => {
                 self.duplicates_dropped += duplicates;
                 self.rejected += rejected;
