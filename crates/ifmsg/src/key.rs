@@ -285,6 +285,8 @@ pub enum StatementKind {
     SessionDescription,
     /// The first frame of a data channel (`IFMESH-HELLO`).
     Hello,
+    /// The first frame of a relayed link (`IFMESH-RELAY`).
+    RelayHello,
     /// Registration at a signaling server (`IFMESH-REG`).
     Registration,
     /// A checkpoint of a witness log (`IFMESH-CKPT`).
@@ -300,6 +302,7 @@ impl StatementKind {
         match self {
             Self::SessionDescription => b"IFMESH-SDP\0",
             Self::Hello => b"IFMESH-HELLO\0",
+            Self::RelayHello => b"IFMESH-RELAY\0",
             Self::Registration => b"IFMESH-REG\0",
             Self::Checkpoint => b"IFMESH-CKPT\0",
             Self::Rotation => b"IFMESH-ROT\0",
@@ -455,6 +458,7 @@ mod tests {
         for kind in [
             StatementKind::SessionDescription,
             StatementKind::Hello,
+            StatementKind::RelayHello,
             StatementKind::Registration,
             StatementKind::Checkpoint,
             StatementKind::Rotation,

@@ -302,6 +302,7 @@ fn statements() {
     let kinds = [
         (StatementKind::SessionDescription, "IFMESH-SDP"),
         (StatementKind::Hello, "IFMESH-HELLO"),
+        (StatementKind::RelayHello, "IFMESH-RELAY"),
         (StatementKind::Registration, "IFMESH-REG"),
         (StatementKind::Checkpoint, "IFMESH-CKPT"),
         (StatementKind::Rotation, "IFMESH-ROT"),

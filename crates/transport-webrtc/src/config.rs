@@ -1,6 +1,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-use ifmsg::{AgentId, Identity, PublicKey};
+use ifmesh_transport::PeerKeys;
+use ifmsg::{AgentId, Identity};
 
 use crate::engine::EngineConfig;
 
@@ -122,34 +123,6 @@ impl fmt::Debug for IceServer {
             .field("urls", &self.urls)
             .finish_non_exhaustive()
     }
-}
-
-/// Which key to hold a peer to. Asked anew for each negotiation, from the transport's own tasks: must answer at once.
-///
-/// Closures `Fn(&AgentId) -> PeerTrust` implement it.
-pub trait PeerKeys: Send + Sync {
-    /// What is known of `peer`.
-    fn trust(&self, peer: &AgentId) -> PeerTrust;
-}
-
-impl<F: Fn(&AgentId) -> PeerTrust + Send + Sync> PeerKeys for F {
-    fn trust(&self, peer: &AgentId) -> PeerTrust {
-        self(peer)
-    }
-}
-
-/// An answer of [`PeerKeys`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PeerTrust {
-    /// This agent has this key, and no other will do.
-    Key(PublicKey),
-    /// Hold it to the key that the signaling server says it proved. For trust on first use: the *server* can then put
-    /// somebody else in its place, who still gets no message past the session above, which decides by the messages' own
-    /// signatures.
-    AcceptClaimed,
-    /// No connection with this agent, in either direction.
-    Refuse,
 }
 
 /// What peers and servers may use up, and how long things may take.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ifmesh_signaling::{AgentInfo, Client, ErrorCode, Event, Signal};
-use ifmesh_transport::TransportEvent;
+use ifmesh_transport::{PeerTrust, TransportEvent};
 use ifmsg::AgentId;
 use tokio::{
     sync::{mpsc, watch},
@@ -19,7 +19,6 @@ use tokio::{
 use crate::{
     awaited::awaited,
     board::count,
-    config::PeerTrust,
     peer::{Common, PeerTask, Presence},
 };
 

@@ -67,6 +67,7 @@ mod random;
 mod tests;
 mod transport;
 
-pub use config::{IceServer, PeerKeys, PeerTrust, WebRtcConfig, WebRtcLimits};
+pub use config::{IceServer, WebRtcConfig, WebRtcLimits};
 pub use error::StartError;
+pub use ifmesh_transport::{PeerKeys, PeerTrust};
 pub use transport::{WebRtcMetrics, WebRtcTransport};

@@ -14,7 +14,7 @@ use ifmesh_signaling::{
     IceCandidate, Role, SessionId, Sha256Digest, Signal, SignalSender, SignedDescription,
     VerifiedDescription, sign_description, verify_description,
 };
-use ifmesh_transport::{Clock, DownReason, TransportEvent};
+use ifmesh_transport::{Clock, DownReason, PeerTrust, TransportEvent};
 use ifmsg::{AgentId, PublicKey};
 use rand_core::Rng as _;
 use tokio::{
@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     awaited::awaited,
     board::{Board, Events, count},
-    config::{PeerTrust, WebRtcConfig},
+    config::WebRtcConfig,
     connection::{Connection, Order, Report},
     engine::{self, Candidate, EngineConfig, MAX_CANDIDATES},
     hello::Facts,

@@ -10,6 +10,7 @@ mod error;
 mod event;
 mod link;
 mod session;
+mod trust;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -25,6 +26,7 @@ pub use session::{
     Journal, JournalError, NotAcknowledged, Observer, Outcome, PeerStatus, Receipt, Refusal, Session,
     SessionConfig, SessionEvent, SessionLimits, SessionMetrics, SubmitError, Taken, next_epoch,
 };
+pub use trust::{PeerKeys, PeerTrust};
 
 /// One way to move envelopes between agents. A backend promises no more than its [`Capabilities`] say.
 ///
