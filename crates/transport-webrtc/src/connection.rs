@@ -284,7 +284,14 @@ async fn pump(
                     engine::Lane::BestEffort => Lane::BestEffort,
                 };
                 let from = peer_id.clone();
-                events.push(TransportEvent::Frame { from, lane, frame }).await;
+                events
+                    .push(TransportEvent::Frame {
+                        from,
+                        lane,
+                        frame,
+                        road: None,
+                    })
+                    .await;
             }
             Some(PeerEvent::LocalCandidate(candidate)) => hand_out(signals, peer_id, candidate).await,
             Some(PeerEvent::ChannelOpen(engine::Lane::BestEffort)) => {

@@ -9,6 +9,7 @@ mod envelope;
 mod error;
 mod event;
 mod link;
+mod notice;
 mod session;
 mod trust;
 
@@ -16,12 +17,14 @@ mod trust;
 pub mod conformance;
 
 use async_trait::async_trait;
+use ifmsg::{AgentId, Header};
 
 pub use clock::{Clock, SystemClock, VirtualClock};
-pub use envelope::{Envelope, Lane};
+pub use envelope::{Class, Envelope, Feedback, Lane, Route};
 pub use error::{CloseError, Closed, SendError};
-pub use event::{DownReason, TransportEvent};
-pub use link::{Capabilities, LinkState, LinkStatus, Path};
+pub use event::{DownReason, RoadChange, RoadHealth, TransportEvent};
+pub use link::{Capabilities, LinkState, LinkStatus, Path, RoadStatus};
+pub use notice::{LinkNotice, LinkObserver};
 pub use session::{
     Journal, JournalError, NotAcknowledged, Observer, Outcome, PeerStatus, Receipt, Refusal, Session,
     SessionConfig, SessionEvent, SessionLimits, SessionMetrics, SubmitError, Taken, next_epoch,
@@ -64,6 +67,14 @@ pub trait IfTransport: Send + Sync + std::fmt::Debug {
 
     /// Every known peer with the state of its link, sorted by peer.
     fn links(&self) -> Vec<LinkStatus>;
+
+    /// Which class a message falls into; messages of different classes never share an envelope. Only a router has classes.
+    fn class_of(&self, _header: &Header, _size: usize) -> Class {
+        Class::default()
+    }
+
+    /// What became of a transmission to a peer: facts by which a router judges its roads. Returns at once.
+    fn feedback(&self, _peer: &AgentId, _feedback: Feedback) {}
 
     /// Flushes what was accepted, as far as peers still take it within the backend's bound, tells the peers, frees sockets
     /// and tasks. Idempotent: later calls return `Ok` at once or wait for the first.

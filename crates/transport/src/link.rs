@@ -1,6 +1,8 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use ifmsg::AgentId;
+use ifmsg::{AgentId, Timestamp};
+
+use crate::RoadHealth;
 
 /// What a backend can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,46 @@ pub struct LinkStatus {
     pub round_trip: Option<Duration>,
     /// Best-effort envelopes that gave way to newer ones, since the transport was made.
     pub dropped: u64,
+    /// Since when it is in this state, where the backend keeps that.
+    pub since: Option<Timestamp>,
+    /// This end of the path, as the backend writes it: for ICE the local candidate, `host udp 192.0.2.1:5000`.
+    pub local: Option<String>,
+    /// The peer's end of the path.
+    pub remote: Option<String>,
+    /// From a router: each of its roads to this peer, in its order of preference. Empty from any other transport.
+    pub roads: Vec<RoadStatus>,
+}
+
+/// One of a router's roads to one peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RoadStatus {
+    /// The road's name.
+    pub road: Arc<str>,
+    /// What the router thinks of it.
+    pub health: RoadHealth,
+    /// Whether first attempts take it now.
+    pub preferred: bool,
+    /// What the backend says of the link.
+    pub link: LinkState,
+    /// How it reaches the peer.
+    pub path: Option<Path>,
+    /// The smoothed round trip of acknowledged messages and keepalives.
+    pub round_trip: Option<Duration>,
+}
+
+impl RoadStatus {
+    /// A road with nothing else known.
+    pub fn new(road: Arc<str>, health: RoadHealth, link: LinkState) -> Self {
+        Self {
+            road,
+            health,
+            preferred: false,
+            link,
+            path: None,
+            round_trip: None,
+        }
+    }
 }
 
 impl LinkStatus {
@@ -63,6 +105,10 @@ impl LinkStatus {
             path: None,
             round_trip: None,
             dropped: 0,
+            since: None,
+            local: None,
+            remote: None,
+            roads: Vec::new(),
         }
     }
 }

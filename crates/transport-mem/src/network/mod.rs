@@ -501,6 +501,7 @@ impl Network {
                     from: self.agents[flight.from].id.clone(),
                     lane: flight.lane,
                     frame: flight.frame,
+                    road: None,
                 }),
                 None => Taken::Nothing,
             },

@@ -143,6 +143,7 @@ pub(crate) async fn receives(transport: &dyn IfTransport, from: &str, frame: &st
         from: id(from),
         lane: Lane::Reliable,
         frame: frame.to_owned().into(),
+        road: None,
     };
     assert_eq!(good_event(transport).await, expected);
 }

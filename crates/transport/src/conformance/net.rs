@@ -137,7 +137,9 @@ impl<'f> Net<'f> {
     ) -> Result<(AgentId, Lane, Bytes), Failure> {
         loop {
             match self.event(member, expected).await? {
-                TransportEvent::Frame { from, lane, frame } => return Ok((from, lane, frame)),
+                TransportEvent::Frame {
+                    from, lane, frame, ..
+                } => return Ok((from, lane, frame)),
                 TransportEvent::Refused { .. } => {}
                 other => return Err(self.failure(expected, Shown(&other))),
             }
@@ -350,7 +352,9 @@ pub(super) struct Shown<'e>(pub(super) &'e TransportEvent);
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            TransportEvent::Frame { from, lane, frame } => {
+            TransportEvent::Frame {
+                from, lane, frame, ..
+            } => {
                 write!(f, "a frame from {from} on {lane:?}: {}", shown(frame))
             }
             other => write!(f, "{other:?}"),

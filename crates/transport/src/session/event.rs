@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use ifmsg::{
     AgentId, DecodeError, Destination, Mark, MessageDigest, MessageId, PublicKey, RejectedMessage,
@@ -6,7 +6,7 @@ use ifmsg::{
 };
 
 use super::Outcome;
-use crate::{DownReason, Lane};
+use crate::{DownReason, Lane, RoadChange};
 
 /// What a session did, for the witness, for metrics, for logs. No payloads, no secrets.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub enum SessionEvent {
     Received {
         /// The message.
         message: VerifiedMessage,
+        /// Which of a router's roads brought it; `None` without a router.
+        road: Option<Arc<str>>,
     },
     /// A message was refused.
     Rejected {
@@ -80,6 +82,11 @@ pub enum SessionEvent {
         peer: AgentId,
         /// A short, stable, lowercase name.
         reason: &'static str,
+    },
+    /// A router changed its mind about one of its roads.
+    Road {
+        /// What it thought and thinks.
+        change: RoadChange,
     },
     /// The transport refused something below the session.
     TransportRefused {

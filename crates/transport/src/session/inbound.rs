@@ -1,10 +1,16 @@
 //! The receiving side of one acknowledged stream: order, and what to acknowledge.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use ifmsg::{VerifiedMessage, WINDOW};
 
 use super::control::MAX_RANGES;
+
+/// A message, and which of a router's roads brought it.
+pub(super) type Arrived = (VerifiedMessage, Option<Arc<str>>);
 
 /// One reliable stream from one peer, in one of its epochs. Every number comes here once: the replay window sees to it.
 #[derive(Debug, Default)]
@@ -12,7 +18,7 @@ pub(super) struct Inbound {
     /// The next number to deliver; unknown until the peer has said where its stream stands.
     expected: Option<u64>,
     /// Messages that wait for an earlier one.
-    waiting: BTreeMap<u64, VerifiedMessage>,
+    waiting: BTreeMap<u64, Arrived>,
     /// Numbers that were refused, until the peer knows.
     refused: BTreeMap<u64, &'static str>,
     /// Numbers that are in the application's inbox.
@@ -36,7 +42,7 @@ impl Inbound {
     }
 
     /// Takes a verified message. `false`: its sender had given it up, and said so before it came.
-    pub(super) fn insert(&mut self, message: VerifiedMessage) -> bool {
+    pub(super) fn insert(&mut self, message: VerifiedMessage, road: Option<Arc<str>>) -> bool {
         if self
             .expected
             .is_some_and(|expected| message.header().sequence < expected)
@@ -44,7 +50,7 @@ impl Inbound {
             return false;
         }
         self.bytes += message.as_signed().body().len();
-        self.waiting.insert(message.header().sequence, message);
+        self.waiting.insert(message.header().sequence, (message, road));
         true
     }
 
@@ -69,7 +75,7 @@ impl Inbound {
         let dropped = std::mem::replace(&mut self.waiting, kept);
         self.bytes -= dropped
             .values()
-            .map(|message| message.as_signed().body().len())
+            .map(|(message, _)| message.as_signed().body().len())
             .sum::<usize>();
         dropped.len()
     }
@@ -79,12 +85,12 @@ impl Inbound {
     /// A refused number ends the order until the peer has raised its floor beyond it, and so has shown that it knows. Were it
     /// passed over, it would lie below what is on record as taken; after a restart of this side, which forgets refusals, it
     /// would be acknowledged.
-    pub(super) fn next(&mut self) -> Option<VerifiedMessage> {
+    pub(super) fn next(&mut self) -> Option<Arrived> {
         let expected = self.expected?;
-        let message = self.waiting.remove(&expected)?;
+        let (message, road) = self.waiting.remove(&expected)?;
         self.expected = Some(expected + 1);
         self.bytes -= message.as_signed().body().len();
-        Some(message)
+        Some((message, road))
     }
 
     /// The message with this number went to the application's inbox.

@@ -25,13 +25,16 @@ use super::{
     outcome::{Receipt, SubmitError},
     peer::{Peer, SharedFlight},
 };
-use crate::{Capabilities, Envelope, Lane, TransportEvent};
+use crate::{Capabilities, Class, Envelope, Feedback, Lane, Route, TransportEvent};
 
 /// What a frame adds around the bodies of a flight, at most: its header, and for each message its place, path and length.
 const FRAME_ROOM: usize = 84 + 2 + 8 * 32 + 4;
 
 /// More than a control message takes.
 const CONTROL_ROOM: usize = 16 * 1024;
+
+/// [`crate::IfTransport::class_of`] of the transport below.
+pub(super) type Classify = Box<dyn Fn(&Header, usize) -> Class + Send + Sync>;
 
 pub(super) struct Machine {
     me: AgentId,
@@ -40,6 +43,8 @@ pub(super) struct Machine {
     limits: SessionLimits,
     max_body: usize,
     max_frame: usize,
+    classify: Classify,
+    next_transmission: u64,
     random: Box<dyn CryptoRng + Send>,
     admission: Admission,
     peers: BTreeMap<AgentId, Peer>,
@@ -79,6 +84,7 @@ impl Machine {
     pub(super) fn new(
         config: super::SessionConfig,
         capabilities: Capabilities,
+        classify: Classify,
         random: Box<dyn CryptoRng + Send>,
     ) -> Self {
         let mut limits = config.limits;
@@ -100,6 +106,8 @@ impl Machine {
                 .min(capabilities.max_frame.saturating_sub(FRAME_ROOM)),
             max_frame: capabilities.max_frame,
             limits,
+            classify,
+            next_transmission: 0,
             random,
             admission,
             peers: BTreeMap::new(),
@@ -337,7 +345,9 @@ impl Machine {
 
     pub(super) fn on_transport(&mut self, event: TransportEvent, now: Now) {
         match event {
-            TransportEvent::Frame { from, frame, .. } => self.on_frame(&from, &frame, now),
+            TransportEvent::Frame {
+                from, frame, road, ..
+            } => self.on_frame(&from, &frame, road.as_ref(), now),
             TransportEvent::LinkUp { peer } => {
                 let nonce = self.nonce();
                 self.peer(&peer).link_up(nonce, now.elapsed);
@@ -361,6 +371,13 @@ impl Machine {
                     }
                 }
             }
+            TransportEvent::Lost { peer, transmissions } => {
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.direct.lost(&transmissions);
+                    state.broadcast.lost(&transmissions);
+                }
+            }
+            TransportEvent::Road(change) => self.events.push(SessionEvent::Road { change }),
             TransportEvent::Refused { peer, reason, detail } => {
                 self.events
                     .push(SessionEvent::TransportRefused { peer, reason, detail });
@@ -368,7 +385,7 @@ impl Machine {
         }
     }
 
-    fn on_frame(&mut self, link: &AgentId, frame: &Bytes, now: Now) {
+    fn on_frame(&mut self, link: &AgentId, frame: &Bytes, road: Option<&Arc<str>>, now: Now) {
         self.metrics.frames_received += 1;
         let flight = match ifmsg::decode(frame, &self.limits.message) {
             Ok(flight) => flight,
@@ -387,14 +404,14 @@ impl Machine {
         };
         for admitted in self.admission.admit(&flight, now, &host) {
             match admitted {
-                Admitted::Message { message, pinned, .. } => self.on_message(message, pinned, now),
+                Admitted::Message { message, pinned, .. } => self.on_message(message, pinned, road, now),
                 Admitted::Rejected(rejected) => self.on_rejected(rejected, now),
                 _ => {}
             }
         }
     }
 
-    fn on_message(&mut self, message: VerifiedMessage, pinned: bool, now: Now) {
+    fn on_message(&mut self, message: VerifiedMessage, pinned: bool, road: Option<&Arc<str>>, now: Now) {
         let source = message.source().clone();
         let key = *message.as_signed().key();
         if pinned {
@@ -428,7 +445,7 @@ impl Machine {
                 let digest = Some(message.digest());
                 let peer = self.peer(&source);
                 peer.owe_ack(1, now.elapsed, &limits);
-                if peer.inbound(which).insert(message) {
+                if peer.inbound(which).insert(message, road.cloned()) {
                     self.deliver(&source, which);
                 } else {
                     self.drop_message(SessionEvent::Dropped {
@@ -444,6 +461,7 @@ impl Machine {
                 self.metrics.received += 1;
                 self.events.push(SessionEvent::Received {
                     message: message.clone(),
+                    road: road.cloned(),
                 });
                 if let Some(oldest) = self
                     .inbox
@@ -489,7 +507,7 @@ impl Machine {
             .entry(source.clone())
             .or_insert_with(|| Peer::new(source.clone(), limits));
         let epoch = peer.epoch.unwrap_or_default();
-        while let Some(message) = peer.inbound(which).next() {
+        while let Some((message, road)) = peer.inbound(which).next() {
             self.dirty_marks.insert(source.clone());
             // The peer's former run may have sent it already: the id is the idempotency key across a restart.
             if !peer.remember(&message.header().id) {
@@ -500,6 +518,7 @@ impl Machine {
             self.metrics.received += 1;
             self.events.push(SessionEvent::Received {
                 message: message.clone(),
+                road,
             });
             self.progress = true;
             self.inbox.push(InboxItem {
@@ -778,7 +797,7 @@ impl Machine {
         if peer.reliable_control_due(now.elapsed) {
             // In JSON, which brings the public key along: it introduces us to a peer that trusts on first use.
             let message = self.control(agent, now)?;
-            return Some(Envelope::new(agent.clone(), Lane::Reliable, message.to_json()));
+            return Some(control_envelope(agent, Lane::Reliable, message.to_json()));
         }
         if !peer.confirmed {
             return None;
@@ -787,7 +806,12 @@ impl Machine {
             .or_else(|| self.send_shared(agent, true, now.elapsed))
             .or_else(|| {
                 let peer = self.peers.get_mut(agent)?;
-                let mut batch = take_flight(&mut peer.unsigned, |(_, message)| message, &self.limits);
+                let mut batch = take_flight(
+                    &mut peer.unsigned,
+                    |(_, message)| message,
+                    &self.limits,
+                    &self.classify,
+                );
                 if batch.is_empty() {
                     return None;
                 }
@@ -806,14 +830,14 @@ impl Machine {
         if peer.ack_due(now.elapsed) {
             let message = self.control(agent, now)?;
             let frame = encode_binary(&[message]).ok()?;
-            return Some(Envelope::new(agent.clone(), Lane::BestEffort, frame));
+            return Some(control_envelope(agent, Lane::BestEffort, frame));
         }
         if !peer.confirmed {
             return None;
         }
         self.send_shared(agent, false, now.elapsed).or_else(|| {
             let queue = &mut self.peers.get_mut(agent)?.best_effort;
-            let batch = take_flight(queue, |message| message, &self.limits);
+            let batch = take_flight(queue, |message| message, &self.limits, &self.classify);
             let batch: Vec<_> = batch.into_iter().map(|message| (0, message)).collect();
             if batch.is_empty() {
                 return None;
@@ -832,6 +856,7 @@ impl Machine {
     ) -> Option<Envelope> {
         let (sequences, messages): (Vec<u64>, Vec<UnsignedMessage>) = batch.into_iter().unzip();
         let flight = sign_flight(&self.identity, messages).ok()?;
+        let route = self.route(flight.first()?, 0);
         let peer = self.peers.get_mut(agent)?;
         let mut wanted = Vec::with_capacity(flight.len());
         for (sequence, message) in sequences.into_iter().zip(flight) {
@@ -841,7 +866,7 @@ impl Machine {
                 continue;
             }
             let attempt = if reliable {
-                peer.direct.sent(sequence, now, &peer.rtt)
+                peer.direct.sent(sequence, now, &peer.rtt, route.transmission)
             } else {
                 1
             };
@@ -850,13 +875,24 @@ impl Machine {
         }
         self.metrics.messages_sent += wanted.len() as u64;
         let frame = encode_binary(&wanted).ok()?;
-        Some(Envelope::new(agent.clone(), lane, frame))
+        let envelope = Envelope::new(agent.clone(), lane, frame);
+        Some(Envelope { route, ..envelope })
+    }
+
+    /// What a router is told about a frame that begins with this message.
+    fn route(&mut self, first: &SignedMessage, repeats: u64) -> Route {
+        self.next_transmission += 1;
+        Route {
+            class: (self.classify)(first.header(), first.body().len()),
+            transmission: self.next_transmission,
+            repeats,
+        }
     }
 
     /// Sends due messages again: as many of one flight as fit a frame, the same bytes, one attempt higher.
     fn resend(&mut self, agent: &AgentId, now: Duration) -> Option<Envelope> {
-        let peer = self.peers.get_mut(agent)?;
         for which in Reliable::BOTH {
+            let peer = self.peers.get_mut(agent)?;
             let mut batch: Vec<(u64, SignedMessage)> = Vec::new();
             let mut bytes = 0;
             for (sequence, message) in peer.outbound(which).due(now) {
@@ -871,13 +907,18 @@ impl Machine {
                 }
                 batch.push((sequence, message.clone()));
             }
-            if batch.is_empty() {
+            let Some((first_sequence, first)) = batch.first().cloned() else {
                 continue;
-            }
+            };
+            let repeats = peer.outbound(which).transmission_of(first_sequence);
+            let route = self.route(&first, repeats);
+            let peer = self.peers.get_mut(agent)?;
             let mut attempts = 1;
             for (sequence, message) in &batch {
                 let rtt = peer.rtt.clone();
-                let attempt = peer.outbound(which).sent(*sequence, now, &rtt);
+                let attempt = peer
+                    .outbound(which)
+                    .sent(*sequence, now, &rtt, route.transmission);
                 attempts = attempts.max(attempt);
                 self.metrics.resent += u64::from(attempt > 1);
                 self.events.push(sent(message, agent, Lane::Reliable, attempt));
@@ -887,6 +928,7 @@ impl Machine {
             let envelope = Envelope::new(agent.clone(), Lane::Reliable, frame);
             return Some(Envelope {
                 attempt: attempts,
+                route,
                 ..envelope
             });
         }
@@ -901,6 +943,8 @@ impl Machine {
             .iter()
             .position(|flight| flight.reliable == reliable)?;
         let flight = peer.shared.remove(at)?;
+        let route = self.route(flight.messages.first()?, 0);
+        let peer = self.peers.get_mut(agent)?;
         let lane = if reliable {
             Lane::Reliable
         } else {
@@ -909,14 +953,15 @@ impl Machine {
         for message in flight.messages.iter() {
             let sequence = message.header().sequence;
             let attempt = if reliable {
-                peer.broadcast.sent(sequence, now, &peer.rtt)
+                peer.broadcast.sent(sequence, now, &peer.rtt, route.transmission)
             } else {
                 1
             };
             self.events.push(sent(message, agent, lane, attempt));
         }
         self.metrics.messages_sent += flight.messages.len() as u64;
-        Some(Envelope::new(agent.clone(), lane, flight.frame))
+        let envelope = Envelope::new(agent.clone(), lane, flight.frame);
+        Some(Envelope { route, ..envelope })
     }
 
     /// Signs and encodes broadcasts once, as soon as one peer could take them.
@@ -942,11 +987,20 @@ impl Machine {
                     break;
                 }
                 let batch = if reliable {
-                    let batch =
-                        take_flight(&mut self.unsigned_broadcast, |(_, message)| message, &self.limits);
+                    let batch = take_flight(
+                        &mut self.unsigned_broadcast,
+                        |(_, message)| message,
+                        &self.limits,
+                        &self.classify,
+                    );
                     batch.into_iter().map(|(_, message)| message).collect()
                 } else {
-                    take_flight(&mut self.best_effort_broadcast, |message| message, &self.limits)
+                    take_flight(
+                        &mut self.best_effort_broadcast,
+                        |message| message,
+                        &self.limits,
+                        &self.classify,
+                    )
                 };
                 if self.share_flight(batch, reliable).is_none() {
                     break;
@@ -1070,6 +1124,21 @@ impl Machine {
         std::mem::take(&mut self.events)
     }
 
+    /// What the transport is to be told.
+    pub(super) fn feedback(&mut self) -> Vec<(AgentId, Feedback)> {
+        let mut all = Vec::new();
+        for peer in self.peers.values_mut() {
+            let (direct, broadcast) = (peer.direct.take_feedback(), peer.broadcast.take_feedback());
+            all.extend(
+                direct
+                    .into_iter()
+                    .chain(broadcast)
+                    .map(|news| (peer.agent.clone(), news)),
+            );
+        }
+        all
+    }
+
     pub(super) fn metrics(&self) -> SessionMetrics {
         self.metrics.clone()
     }
@@ -1153,17 +1222,30 @@ fn hello_of(message: &SignedMessage) -> Option<Hello> {
     control.hello
 }
 
-/// Takes messages off a queue, up to the bounds of a flight; always one, if there is one.
+/// What sessions say to each other.
+fn control_envelope(agent: &AgentId, lane: Lane, frame: impl Into<Bytes>) -> Envelope {
+    let mut envelope = Envelope::new(agent.clone(), lane, frame);
+    envelope.route.class = Class::CONTROL;
+    envelope
+}
+
+/// Takes messages of one class off a queue, up to the bounds of a flight; always one, if there is one.
 fn take_flight<T>(
     queue: &mut VecDeque<T>,
     message: impl Fn(&T) -> &UnsignedMessage,
     limits: &SessionLimits,
+    classify: &Classify,
 ) -> Vec<T> {
     let mut flight = Vec::new();
     let mut bytes = 0;
+    let mut class = None;
     while let Some(first) = queue.front() {
-        bytes += message(first).body().len() + 4;
-        if !flight.is_empty() && (bytes > limits.flight_bytes || flight.len() >= limits.flight_messages) {
+        let unsigned = message(first);
+        bytes += unsigned.body().len() + 4;
+        let full = bytes > limits.flight_bytes || flight.len() >= limits.flight_messages;
+        // A router sends them by different roads.
+        let other = class.replace(classify(unsigned.header(), unsigned.body().len()));
+        if !flight.is_empty() && (full || other != class) {
             break;
         }
         flight.extend(queue.pop_front());

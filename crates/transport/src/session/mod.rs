@@ -91,7 +91,9 @@ impl Session {
         random: Box<dyn CryptoRng + Send>,
     ) -> Self {
         let (journal, observer) = (config.journal.take(), config.observer.take());
-        let machine = Machine::new(config, transport.capabilities(), random);
+        let below = transport.clone();
+        let classify = Box::new(move |header: &ifmsg::Header, size| below.class_of(header, size));
+        let machine = Machine::new(config, transport.capabilities(), classify, random);
         let (peers_sender, peers) = watch::channel(Vec::new());
         let shared = Arc::new(Shared {
             machine: Mutex::new(machine),
@@ -454,14 +456,18 @@ impl Driver {
     }
 
     fn publish(&mut self) {
-        let (events, peers, progress) = {
+        let (feedback, events, peers, progress) = {
             let mut machine = self.shared.machine();
             (
+                machine.feedback(),
                 machine.events(),
                 machine.peers_if_changed(),
                 machine.take_progress(),
             )
         };
+        for (peer, news) in feedback {
+            self.transport.feedback(&peer, news);
+        }
         if let Some(observer) = &self.observer {
             events.iter().for_each(|event| observer.on_event(event));
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use ifmsg::SignedMessage;
 
 use super::{control::Ack, outcome::Refusal, rtt::RoundTrip};
-use crate::session::Outcome;
+use crate::{Feedback, session::Outcome};
 
 /// A message that its peer has yet to acknowledge.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(super) struct Outstanding {
     pub(super) ticket: u64,
     /// How often it was sent.
     attempts: u32,
+    /// The number of the latest transmission, for the router.
+    transmission: u64,
     sent_at: Duration,
     /// When it is due again; `None` while it is held by the peer or was never sent.
     due: Option<Duration>,
@@ -51,6 +53,8 @@ pub(super) struct Outbound {
     quiet_until: Duration,
     /// When the latest message that is known to have arrived was sent (RFC 8985, RACK.xmit_ts).
     newest_arrival: Option<Duration>,
+    /// What a router is still to be told.
+    feedback: Vec<Feedback>,
 }
 
 /// What a message came to.
@@ -77,6 +81,7 @@ impl Outbound {
             size,
             ticket,
             attempts: 0,
+            transmission: 0,
             sent_at: Duration::ZERO,
             due: None,
             held: false,
@@ -110,18 +115,49 @@ impl Outbound {
         self.outstanding.contains_key(&sequence)
     }
 
-    /// The message with this number was handed to the link for the first time, or again.
-    pub(super) fn sent(&mut self, sequence: u64, now: Duration, rtt: &RoundTrip) -> u32 {
+    /// The message with this number was handed to the link for the first time, or again, by this transmission.
+    pub(super) fn sent(&mut self, sequence: u64, now: Duration, rtt: &RoundTrip, transmission: u64) -> u32 {
         let Some(outstanding) = self.outstanding.get_mut(&sequence) else {
             return 1;
         };
+        if outstanding.attempts > 0 && outstanding.due.is_some_and(|due| due <= now) {
+            let overdue = Feedback::Overdue {
+                transmission: outstanding.transmission,
+            };
+            tell(&mut self.feedback, overdue);
+        }
         outstanding.attempts += 1;
+        outstanding.transmission = transmission;
         outstanding.sent_at = now;
         let due = now + rtt.timeout(outstanding.attempts);
         outstanding.due = Some(due);
         outstanding.queued = false;
         self.quiet_until = self.quiet_until.min(due);
         outstanding.attempts
+    }
+
+    /// The number of the transmission that last carried this message; 0 if none has.
+    pub(super) fn transmission_of(&self, sequence: u64) -> u64 {
+        let found = self.outstanding.get(&sequence);
+        found.map_or(0, |outstanding| outstanding.transmission)
+    }
+
+    /// These transmissions went by a road that is gone: what they carried is due again.
+    pub(super) fn lost(&mut self, transmissions: &[u64]) {
+        for outstanding in self.outstanding.values_mut() {
+            if outstanding.attempts > 0
+                && !outstanding.held
+                && transmissions.contains(&outstanding.transmission)
+            {
+                outstanding.due = None;
+                self.quiet_until = Duration::ZERO;
+            }
+        }
+    }
+
+    /// What a router is to be told.
+    pub(super) fn take_feedback(&mut self) -> Vec<Feedback> {
+        std::mem::take(&mut self.feedback)
     }
 
     /// Signed messages that were never sent to this peer, or are due again, in order.
@@ -211,7 +247,16 @@ impl Outbound {
             outstanding.due = None;
             self.newest_arrival = self.newest_arrival.max(Some(outstanding.sent_at));
             if outstanding.attempts == 1 {
-                sample = Some(now - outstanding.sent_at);
+                let round_trip = now - outstanding.sent_at;
+                sample = Some(round_trip);
+                let transmission = outstanding.transmission;
+                tell(
+                    &mut self.feedback,
+                    Feedback::Arrived {
+                        transmission,
+                        round_trip,
+                    },
+                );
             }
         }
         if let Some(sample) = sample {
@@ -302,5 +347,12 @@ impl Outbound {
                 None => true,
             });
         finished
+    }
+}
+
+/// The messages of one flight have one transmission: it is told once.
+fn tell(feedback: &mut Vec<Feedback>, news: Feedback) {
+    if feedback.last() != Some(&news) {
+        feedback.push(news);
     }
 }

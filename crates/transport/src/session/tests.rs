@@ -96,7 +96,12 @@ impl Wire {
         };
         let random = StdRng::seed_from_u64(epoch * 1_000 + name.len() as u64);
         let node = Node {
-            machine: Machine::new(config, capabilities, Box::new(random)),
+            machine: Machine::new(
+                config,
+                capabilities,
+                Box::new(|_, _| crate::Class::default()),
+                Box::new(random),
+            ),
             skew: former.as_ref().map_or(Duration::ZERO, |node| node.skew),
             disk_works: true,
             marks: former.map(|node| node.marks).unwrap_or_default(),
@@ -156,6 +161,7 @@ impl Wire {
             from: id(from),
             lane: Lane::Reliable,
             frame,
+            road: None,
         };
         self.machine(at).on_transport(event, now);
     }
