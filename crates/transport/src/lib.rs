@@ -4,6 +4,7 @@
 //! little. The session stands on any transport and makes the promises: signed, verified, exactly once, in order, with an
 //! honest outcome for each message. A router over several transports is itself an [`IfTransport`], so it fits between the two.
 
+mod chunk;
 mod clock;
 mod envelope;
 mod error;
@@ -19,6 +20,9 @@ pub mod conformance;
 use async_trait::async_trait;
 use ifmsg::{AgentId, Header};
 
+pub use chunk::{
+    Assembler, CHUNK_HEADER, ChunkError, ChunkLimits, ChunkMetrics, MAX_CHUNKED_FRAME, Splitter, is_chunk,
+};
 pub use clock::{Clock, SystemClock, VirtualClock};
 pub use envelope::{Class, Envelope, Feedback, Lane, Route};
 pub use error::{CloseError, Closed, SendError};
