@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::run::{Result, Step, root, target};
+use crate::{
+    debian::{self, Program},
+    run::{Result, Step, root, target},
+};
 
 /// Tells tests where the Python is that has the foreign peers.
 pub(crate) const VARIABLE: &str = "IFMESH_PYTHON";
@@ -26,7 +29,7 @@ pub(crate) fn install() -> Result<PathBuf> {
     // Written last, so an installation that was cut short is made anew.
     let mark = folder.join("installed.txt");
     if fs::read_to_string(&mark).ok().as_ref() != Some(&wanted) || !python.exists() {
-        need_python()?;
+        debian::need(&[PYTHON])?;
         Step::new("python3")
             .args(["-m", "venv", "--clear"])
             .args([&folder])
@@ -51,37 +54,9 @@ pub(crate) fn install() -> Result<PathBuf> {
     Ok(python)
 }
 
-/// Python with `venv` and `pip`. On Debian these are packages of their own, which root may install.
-fn need_python() -> Result<()> {
-    let there = || {
-        Step::new("python3")
-            .args(["-c", "import venv, ensurepip"])
-            .succeeds()
-    };
-    if there() {
-        return Ok(());
-    }
-    let root_of_debian = Step::new("apt-get").args(["--version"]).succeeds()
-        && Step::new("sh").args(["-c", "test \"$(id -u)\" = 0"]).succeeds();
-    if root_of_debian {
-        Step::new("apt-get").args(["update", "-qq"]).run()?;
-        Step::new("apt-get")
-            .args([
-                "install",
-                "-qq",
-                "--yes",
-                "--no-install-recommends",
-                "python3",
-                "python3-venv",
-            ])
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .run()?;
-    }
-    if there() {
-        Ok(())
-    } else {
-        Err("the tests against foreign peers need python3 with venv and pip. Install it (Debian: `apt-get install \
-             python3-venv`) and run this again, or run `cargo test --workspace` for all that needs Rust alone"
-            .into())
-    }
-}
+/// Python with `venv` and `pip`. On Debian these are packages of their own.
+const PYTHON: Program = Program {
+    name: "python3",
+    probe: &["-c", "import venv, ensurepip"],
+    packages: &["python3", "python3-venv"],
+};

@@ -5,6 +5,7 @@
 
 mod cargo_deny;
 mod ci;
+mod debian;
 mod foreign;
 mod run;
 mod unused;
@@ -27,7 +28,7 @@ const VERBS: &[Verb] = &[
     ("docs", "build the documentation; warnings are errors", docs),
     (
         "test",
-        "install the foreign peers, then run every test; arguments go to cargo test",
+        "install what tests need of the system and the foreign peers, then run every test; arguments go to cargo test",
         test,
     ),
     (
@@ -129,6 +130,12 @@ fn docs(_: &[String]) -> Result<()> {
 }
 
 fn test(arguments: &[String]) -> Result<()> {
+    debian::need(debian::PROGRAMS)?;
+    if !debian::is_root() {
+        return Err("tests make network namespaces, which needs root: `sudo -E cargo xtask test`. Without root run `cargo \
+                    test -p` with the crates that you work on"
+            .into());
+    }
     let python = foreign::install()?;
     cargo(["test", "--workspace", "--all-features"])
         .args(arguments)
