@@ -30,8 +30,9 @@ pub use event::{DownReason, RoadChange, RoadHealth, TransportEvent};
 pub use link::{Capabilities, LinkState, LinkStatus, Path, RoadStatus};
 pub use notice::{LinkNotice, LinkObserver};
 pub use session::{
-    Journal, JournalError, NotAcknowledged, Observer, Outcome, PeerStatus, Receipt, Refusal, Session,
-    SessionConfig, SessionEvent, SessionLimits, SessionMetrics, SubmitError, Taken, next_epoch,
+    Journal, JournalError, Keepalive, NotAcknowledged, Observer, ObserverError, Outcome, PeerStatus, Receipt,
+    Refusal, Session, SessionConfig, SessionEvent, SessionLimits, SessionMetrics, SubmitError, Taken,
+    next_epoch,
 };
 pub use trust::{PeerKeys, PeerTrust};
 

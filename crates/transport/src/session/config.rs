@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use ifmsg::{AgentId, DEFAULT_MAX_AGE, Identity, Mark, PublicKey, Timestamp, TrustStore, canonical::Limits};
 
-use super::{Journal, Observer};
+use super::{Journal, Keepalive, Observer};
 
 /// Who a session is, whom it trusts, and its bounds.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub struct SessionConfig {
     pub journal: Option<Box<dyn Journal>>,
     /// Who watches.
     pub observer: Option<Arc<dyn Observer>>,
+    /// What rides along in control messages.
+    pub keepalive: Option<Arc<dyn Keepalive>>,
     /// The bounds.
     pub limits: SessionLimits,
 }
@@ -36,6 +38,7 @@ impl SessionConfig {
             marks: Vec::new(),
             journal: None,
             observer: None,
+            keepalive: None,
             limits: SessionLimits::default(),
         }
     }

@@ -1,4 +1,4 @@
-//! What sessions say to each other: one performative, three optional parts.
+//! What sessions say to each other: one performative, four optional parts.
 //!
 //! A control message is an IFMessage like any other (best effort, signed, numbered, in the replay window), so a second
 //! implementation needs no second parser, and the witness sees it like all the rest.
@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 /// The performative of control messages.
 pub(super) const PERFORMATIVE: &str = "x-ifmesh-session";
+
+/// Longest text of what a keepalive says.
+pub(super) const MAX_SAID: usize = 8 * 1024;
 
 /// Most ranges and refusals in one acknowledgement.
 pub(super) const MAX_RANGES: usize = 64;
@@ -25,6 +28,9 @@ pub(super) struct Control {
     /// What the sender is done with; asks for an acknowledgement.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) floors: Vec<Floor>,
+    /// What the sender's [`Keepalive`](super::Keepalive) says: the witness's, opaque here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) witness: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

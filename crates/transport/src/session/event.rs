@@ -1,8 +1,9 @@
 use std::{fmt, sync::Arc};
 
+use async_trait::async_trait;
 use ifmsg::{
     AgentId, DecodeError, Destination, Mark, MessageDigest, MessageId, PublicKey, RejectedMessage,
-    SignedMessage, VerifiedMessage,
+    SignedMessage, TraceId, VerifiedMessage,
 };
 
 use super::Outcome;
@@ -32,6 +33,15 @@ pub enum SessionEvent {
         agent: AgentId,
         /// Its key.
         key: PublicKey,
+    },
+    /// [`Session::change_trust`](super::Session::change_trust) bound an agent to another key, to its first one, or to none.
+    TrustChanged {
+        /// The agent.
+        agent: AgentId,
+        /// The key it was bound to.
+        from: Option<PublicKey>,
+        /// The key it is bound to now.
+        to: Option<PublicKey>,
     },
     /// A message was handed to the link.
     Sent {
@@ -67,6 +77,12 @@ pub enum SessionEvent {
     Finished {
         /// The message's id.
         id: MessageId,
+        /// Its digest.
+        digest: MessageDigest,
+        /// Its trace, if it has one.
+        trace: Option<TraceId>,
+        /// Its conversation, if it has one.
+        conversation: Option<MessageId>,
         /// Whom it was for.
         destination: Destination,
         /// Which peer.
@@ -74,7 +90,8 @@ pub enum SessionEvent {
         /// Its fate.
         outcome: Outcome,
     },
-    /// A message was dropped, which is never silent: best effort without room or link, or left over from a former run.
+    /// A message was dropped, which is never silent: best effort without room or link, left over from a former run, or one
+    /// that its sender's former run had sent already under the same id.
     Dropped {
         /// Its digest, where one was made.
         digest: Option<MessageDigest>,
@@ -104,10 +121,39 @@ pub enum SessionEvent {
     },
 }
 
-/// Watches a session. Called from the session's own task, in order, under no lock; it should be quick and must not block.
+/// Watches a session, and may hold it back. Called from the session's own task, in order, under no lock.
+#[async_trait]
 pub trait Observer: Send + Sync + fmt::Debug {
-    /// Something happened.
+    /// Something happened. Should be quick, and must not block.
     fn on_event(&self, event: &SessionEvent);
+
+    /// Waits until what was told may have its consequences: called after events, and before anything that they speak of goes
+    /// on; before what was sent leaves, and before what was received is handed out. With `acknowledging`, also before messages
+    /// are acknowledged whose receipt was told earlier.
+    ///
+    /// # Errors
+    /// The session halts: it accepts nothing ([`SubmitError::OffTheRecord`](super::SubmitError::OffTheRecord)), sends nothing,
+    /// hands nothing out, and asks again twice a second.
+    async fn settle(&self, acknowledging: bool) -> Result<(), ObserverError> {
+        let _ = acknowledging;
+        Ok(())
+    }
+}
+
+/// The observer cannot do without what it could not record. The session goes on as soon as it can.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ObserverError(pub String);
+
+/// Says something to each peer in the session's own control messages, from time to time, and hears what it says. Both are
+/// called from the session's own task, under no lock; they should be quick and must not block.
+pub trait Keepalive: Send + Sync + fmt::Debug {
+    /// What to tell this peer, if anything: at most 8 KiB of JSON, or nothing is said. Asked about once a second for each peer
+    /// that is up, and at once after [`hear`](Self::hear) asked for it. It may get lost.
+    fn say(&self, peer: &AgentId) -> Option<serde_json::Value>;
+
+    /// What a peer said, over its own verified signature. Whether there is an answer to give at once.
+    fn hear(&self, peer: &AgentId, key: &PublicKey, said: &serde_json::Value) -> bool;
 }
 
 /// Keeps what a receiver must remember across a restart.

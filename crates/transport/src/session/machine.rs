@@ -20,7 +20,7 @@ use rand_core::CryptoRng;
 use tokio::sync::oneshot;
 
 use super::{
-    Outcome, PeerStatus, Refusal, SessionEvent, SessionLimits, SessionMetrics,
+    ObserverError, Outcome, PeerStatus, Refusal, SessionEvent, SessionLimits, SessionMetrics,
     control::{self, Control, Hello, Reliable},
     outcome::{Receipt, SubmitError},
     peer::{Peer, SharedFlight},
@@ -31,7 +31,10 @@ use crate::{Capabilities, Class, Envelope, Feedback, Lane, Route, TransportEvent
 const FRAME_ROOM: usize = 84 + 2 + 8 * 32 + 4;
 
 /// More than a control message takes.
-const CONTROL_ROOM: usize = 16 * 1024;
+const CONTROL_ROOM: usize = 24 * 1024;
+
+/// How often our keepalive may speak to a peer.
+const KEEPALIVE: Duration = Duration::from_secs(1);
 
 /// [`crate::IfTransport::class_of`] of the transport below.
 pub(super) type Classify = Box<dyn Fn(&Header, usize) -> Class + Send + Sync>;
@@ -69,12 +72,16 @@ pub(super) struct Machine {
     progress: bool,
     closed: bool,
     ended: bool,
+    /// Why nothing may happen now.
+    halted: Option<ObserverError>,
+    /// What peers' keepalives said, for ours.
+    said: Vec<(AgentId, PublicKey, serde_json::Value)>,
+    has_keepalive: bool,
 }
 
 /// Waits for the outcome at each of a message's peers.
 struct Ticket {
-    id: MessageId,
-    destination: Destination,
+    message: UnsignedMessage,
     remaining: usize,
     outcomes: Vec<(AgentId, Outcome)>,
     sender: oneshot::Sender<Vec<(AgentId, Outcome)>>,
@@ -132,6 +139,9 @@ impl Machine {
             progress: false,
             closed: false,
             ended: false,
+            halted: None,
+            said: Vec::new(),
+            has_keepalive: config.keepalive.is_some(),
         }
     }
 
@@ -185,8 +195,7 @@ impl Machine {
         self.next_ticket += 1;
         let remaining = peers.len();
         let ticket_state = Ticket {
-            id,
-            destination: destination.clone(),
+            message: message.clone(),
             remaining,
             outcomes: Vec::new(),
             sender,
@@ -221,6 +230,9 @@ impl Machine {
     fn check_draft(&self, draft: &Draft, now: Timestamp) -> Result<(), SubmitError> {
         if self.closed {
             return Err(SubmitError::Closed);
+        }
+        if let Some(error) = &self.halted {
+            return Err(SubmitError::OffTheRecord(error.clone()));
         }
         if draft.performative_ref().is_some_and(Performative::is_reserved) {
             return Err(SubmitError::ReservedPerformative);
@@ -512,6 +524,11 @@ impl Machine {
             // The peer's former run may have sent it already: the id is the idempotency key across a restart.
             if !peer.remember(&message.header().id) {
                 self.metrics.duplicates += 1;
+                self.events.push(SessionEvent::Dropped {
+                    digest: Some(message.digest()),
+                    peer: source.clone(),
+                    reason: "repeated-id",
+                });
                 continue;
             }
             peer.inbound(which).put_in_inbox(&message);
@@ -581,6 +598,11 @@ impl Machine {
             _ => return self.metrics.reject("unknown-control"),
         };
         self.metrics.control_received += 1;
+        if let Some(said) = control.witness
+            && self.has_keepalive
+        {
+            self.said.push((source.clone(), *message.as_signed().key(), said));
+        }
         let mut finished = Vec::new();
         let (mut floors_raised, mut dropped) = (Vec::new(), 0);
         let epoch = self.epoch;
@@ -637,10 +659,13 @@ impl Machine {
                 Outcome::Expired => self.metrics.expired += 1,
                 _ => self.metrics.refused += 1,
             }
-            let (id, destination) = (ticket.id.clone(), ticket.destination.clone());
+            let header = ticket.message.header();
             self.events.push(SessionEvent::Finished {
-                id,
-                destination,
+                id: header.id.clone(),
+                digest: ticket.message.digest(),
+                trace: header.trace_id,
+                conversation: header.conversation_id.clone(),
+                destination: header.destination.clone(),
                 peer: peer.clone(),
                 outcome: outcome.clone(),
             });
@@ -729,7 +754,13 @@ impl Machine {
     pub(super) fn next_timeout(&self, now: Duration) -> Option<Duration> {
         self.peers
             .values()
-            .filter_map(|peer| peer.next_timeout(now))
+            .filter_map(|peer| {
+                let keepalive = peer.keepalive_at.filter(|at| self.has_keepalive && *at > now);
+                peer.next_timeout(now)
+                    .into_iter()
+                    .chain(keepalive.filter(|_| peer.confirmed))
+                    .min()
+            })
             .min()
     }
 
@@ -827,7 +858,7 @@ impl Machine {
 
     fn transmit_best_effort(&mut self, agent: &AgentId, now: Now) -> Option<Envelope> {
         let peer = self.peers.get_mut(agent)?;
-        if peer.ack_due(now.elapsed) {
+        if peer.ack_due(now.elapsed) || peer.has_said() {
             let message = self.control(agent, now)?;
             let frame = encode_binary(&[message]).ok()?;
             return Some(control_envelope(agent, Lane::BestEffort, frame));
@@ -1139,6 +1170,47 @@ impl Machine {
         all
     }
 
+    /// What has been received may be handed out: its events were told.
+    pub(super) fn release(&mut self) {
+        self.inbox.released = self.inbox.items.len();
+    }
+
+    /// Nothing is accepted, or everything again.
+    pub(super) fn halt(&mut self, error: Option<ObserverError>) {
+        self.metrics.halts += u64::from(error.is_some() && self.halted.is_none());
+        self.halted = error;
+    }
+
+    // ------------------------------------------------------------------------------------------------------ keepalive
+
+    /// What peers' keepalives said.
+    pub(super) fn take_said(&mut self) -> Vec<(AgentId, PublicKey, serde_json::Value)> {
+        std::mem::take(&mut self.said)
+    }
+
+    /// Our keepalive has something to say to this peer now.
+    pub(super) fn ask_keepalive(&mut self, agent: &AgentId) {
+        self.peer(agent).keepalive_at = Some(Duration::ZERO);
+    }
+
+    /// Peers that our keepalive may speak to now.
+    pub(super) fn keepalives_due(&mut self, now: Duration) -> Vec<AgentId> {
+        let due = |peer: &&mut Peer| peer.confirmed && peer.keepalive_at.is_none_or(|at| at <= now);
+        let due = self.peers.values_mut().filter(due);
+        due.map(|peer| {
+            peer.keepalive_at = Some(now + KEEPALIVE);
+            peer.agent.clone()
+        })
+        .collect()
+    }
+
+    /// Says something to a peer with the next control message.
+    pub(super) fn say(&mut self, agent: &AgentId, value: serde_json::Value) {
+        if value.to_string().len() <= control::MAX_SAID {
+            self.peer(agent).say = Some(value);
+        }
+    }
+
     pub(super) fn metrics(&self) -> SessionMetrics {
         self.metrics.clone()
     }
@@ -1181,8 +1253,21 @@ impl Machine {
         self.admission.trust()
     }
 
-    pub(super) fn trust_mut(&mut self) -> &mut ifmsg::TrustStore {
-        self.admission.trust_mut()
+    /// Exchanges the trust store, and tells what that changes.
+    pub(super) fn set_trust(&mut self, trust: ifmsg::TrustStore) {
+        let former = std::mem::replace(self.admission.trust_mut(), trust);
+        let now = self.admission.trust();
+        let agents: BTreeSet<&AgentId> = [&former, now]
+            .into_iter()
+            .flat_map(|trust| trust.bindings().map(|(agent, _)| agent))
+            .collect();
+        for agent in agents {
+            let [from, to] = [&former, now].map(|trust| trust.binding(agent).map(|binding| binding.key));
+            if from != to {
+                let agent = agent.clone();
+                self.events.push(SessionEvent::TrustChanged { agent, from, to });
+            }
+        }
     }
 }
 
@@ -1292,6 +1377,8 @@ pub(super) type Origin = (Reliable, u64);
 struct Inbox {
     items: VecDeque<InboxItem>,
     best_effort: usize,
+    /// So many of them, the first ones, may be handed out.
+    released: usize,
 }
 
 #[derive(Debug)]
@@ -1318,13 +1405,16 @@ impl Inbox {
         }
         let oldest = self.items.iter().position(|item| item.origin.is_none())?;
         self.best_effort -= 1;
+        self.released -= usize::from(oldest < self.released);
         self.items.remove(oldest).map(|item| item.message)
     }
 
     /// The first message that is wanted; nearly always the first of all.
     fn take(&mut self, wanted: impl Fn(&Header) -> bool) -> Option<InboxItem> {
-        let at = self.items.iter().position(|item| wanted(item.message.header()))?;
+        let mut released = self.items.iter().take(self.released);
+        let at = released.position(|item| wanted(item.message.header()))?;
         let item = self.items.remove(at)?;
+        self.released -= 1;
         self.best_effort -= usize::from(item.origin.is_none());
         Some(item)
     }

@@ -36,6 +36,8 @@ pub struct SessionMetrics {
     pub frames_received: u64,
     /// Times the journal failed.
     pub journal_failures: u64,
+    /// Times the session halted because its observer could not record.
+    pub halts: u64,
 }
 
 impl SessionMetrics {

@@ -37,7 +37,10 @@ mod tests;
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,12 +54,15 @@ use tokio::{
 };
 
 pub use config::{SessionConfig, SessionLimits, next_epoch};
-pub use event::{Journal, JournalError, Observer, SessionEvent};
+pub use event::{Journal, JournalError, Keepalive, Observer, ObserverError, SessionEvent};
 pub use metrics::{PeerStatus, SessionMetrics};
 pub use outcome::{NotAcknowledged, Outcome, Receipt, Refusal, SubmitError};
 
 use crate::{Clock, IfTransport, Lane, SendError};
 use machine::{InboxItem, Machine};
+
+/// How often a halted session asks whether it may go on.
+const HALT_AGAIN: Duration = Duration::from_millis(500);
 
 /// One agent's conversations, over one transport. Ends when it is closed or dropped.
 ///
@@ -78,6 +84,8 @@ struct Shared {
     wake: Notify,
     /// A window opened, or the inbox has something, or the session became idle or closed.
     changed: watch::Sender<u64>,
+    /// The session is closed and its linger has passed: nothing is worth waiting for.
+    closing: AtomicBool,
 }
 
 impl Session {
@@ -91,6 +99,7 @@ impl Session {
         random: Box<dyn CryptoRng + Send>,
     ) -> Self {
         let (journal, observer) = (config.journal.take(), config.observer.take());
+        let keepalive = config.keepalive.clone();
         let below = transport.clone();
         let classify = Box::new(move |header: &ifmsg::Header, size| below.class_of(header, size));
         let machine = Machine::new(config, transport.capabilities(), classify, random);
@@ -101,12 +110,14 @@ impl Session {
             started: Instant::now(),
             wake: Notify::new(),
             changed: watch::channel(0).0,
+            closing: AtomicBool::new(false),
         });
         let driver = Driver {
             shared: shared.clone(),
             transport: transport.clone(),
             journal,
             observer,
+            keepalive,
             peers: peers_sender,
             sending: FuturesUnordered::new(),
             busy: BTreeSet::new(),
@@ -255,7 +266,8 @@ impl Session {
         // The change works on a copy, so that no code of the caller's runs under the lock.
         let mut trust = self.trust();
         let result = change(&mut trust);
-        *self.shared.machine().trust_mut() = trust;
+        self.shared.machine().set_trust(trust);
+        self.shared.wake.notify_one();
         result
     }
 
@@ -281,6 +293,8 @@ impl Session {
         };
         // Whether all of it came through is in the outcomes.
         let _ = tokio::time::timeout(linger, idle).await;
+        self.shared.closing.store(true, Ordering::Relaxed);
+        self.shared.wake.notify_one();
         // What the transport could not flush has an outcome already, or is best effort.
         let _ = self.transport.close().await;
         let driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -371,6 +385,7 @@ struct Driver {
     transport: Arc<dyn IfTransport>,
     journal: Option<Box<dyn Journal>>,
     observer: Option<Arc<dyn Observer>>,
+    keepalive: Option<Arc<dyn Keepalive>>,
     peers: watch::Sender<Vec<PeerStatus>>,
     /// At most one envelope for each peer and lane, so that a peer that takes nothing holds up nobody else; meanwhile its
     /// messages gather, and go as one flight.
@@ -382,9 +397,11 @@ impl Driver {
     async fn run(mut self) {
         loop {
             // Nothing is acknowledged before it is on record.
-            self.record_marks();
+            self.record_marks().await;
+            self.keep_alive();
+            // What it hands over is not polled, and so does not leave, before what follows is done.
             let timeout = self.transmit();
-            self.publish();
+            self.publish().await;
             let sleep = async {
                 match timeout {
                     Some(at) => tokio::time::sleep_until(self.shared.started + at).await,
@@ -411,13 +428,16 @@ impl Driver {
                 () = sleep => {}
             }
         }
-        self.record_marks();
+        self.record_marks().await;
         self.shared.machine().end();
-        self.publish();
+        self.publish().await;
     }
 
-    fn record_marks(&mut self) {
+    async fn record_marks(&mut self) {
         let marks = self.shared.machine().marks();
+        if marks.is_empty() || !self.settle(true).await {
+            return;
+        }
         for (agent, key, mark) in marks {
             let result = self
                 .journal
@@ -455,27 +475,82 @@ impl Driver {
         }
     }
 
-    fn publish(&mut self) {
-        let (feedback, events, peers, progress) = {
+    /// Tells what happened, and then lets it have its consequences.
+    async fn publish(&mut self) {
+        let (feedback, events) = {
             let mut machine = self.shared.machine();
-            (
-                machine.feedback(),
-                machine.events(),
-                machine.peers_if_changed(),
-                machine.take_progress(),
-            )
+            (machine.feedback(), machine.events())
         };
         for (peer, news) in feedback {
             self.transport.feedback(&peer, news);
         }
-        if let Some(observer) = &self.observer {
+        let mut may_go_on = true;
+        if let Some(observer) = &self.observer
+            && !events.is_empty()
+        {
             events.iter().for_each(|event| observer.on_event(event));
+            may_go_on = self.settle(false).await;
         }
+        let (peers, progress) = {
+            let mut machine = self.shared.machine();
+            if may_go_on {
+                machine.release();
+            } else {
+                self.sending.clear();
+            }
+            (machine.peers_if_changed(), machine.take_progress())
+        };
         if let Some(peers) = peers {
             self.peers.send_replace(peers);
         }
         if progress {
             self.shared.notify_changed();
+        }
+    }
+    /// Waits for the observer; the session is halted for as long as it cannot go on. `false` if it was closed meanwhile.
+    async fn settle(&mut self, acknowledging: bool) -> bool {
+        let Some(observer) = self.observer.clone() else {
+            return true;
+        };
+        let mut halted = false;
+        while let Err(error) = observer.settle(acknowledging).await {
+            if !halted {
+                tracing::error!(%error, "halted: nothing may happen off the record");
+                halted = true;
+            }
+            self.shared.machine().halt(Some(error));
+            self.shared.notify_changed();
+            // Whoever closes a session that is halted does not wait for a disk.
+            if self.shared.closing.load(Ordering::Relaxed) {
+                return false;
+            }
+            // A wake-up is for `transmit`, which comes next: it looks at everything anyway.
+            let _ = tokio::time::timeout(HALT_AGAIN, self.shared.wake.notified()).await;
+        }
+        if halted {
+            tracing::info!("on record again: going on");
+            self.shared.machine().halt(None);
+            self.shared.notify_changed();
+        }
+        true
+    }
+
+    fn keep_alive(&mut self) {
+        let Some(keepalive) = &self.keepalive else {
+            return;
+        };
+        let said = self.shared.machine().take_said();
+        for (peer, key, value) in said {
+            if keepalive.hear(&peer, &key, &value) {
+                self.shared.machine().ask_keepalive(&peer);
+            }
+        }
+        let now = self.shared.now().elapsed;
+        let due = self.shared.machine().keepalives_due(now);
+        for peer in due {
+            if let Some(value) = keepalive.say(&peer) {
+                self.shared.machine().say(&peer, value);
+            }
         }
     }
 }

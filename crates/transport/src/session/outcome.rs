@@ -5,6 +5,8 @@ use std::fmt;
 use ifmsg::{AgentId, DraftError, MessageId};
 use tokio::sync::oneshot;
 
+use super::ObserverError;
+
 /// What became of a message, at one peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -123,6 +125,10 @@ pub enum SubmitError {
     /// The stream's window is full: its peer has yet to acknowledge earlier messages. Only `try_send` says so; `send` waits.
     #[error("the window is full: earlier messages have yet to be acknowledged")]
     WindowFull,
+    /// The session is halted: what it does cannot be put on record. Nothing leaves and nothing is handed out until it can.
+    /// Mend what the observer names, and try again.
+    #[error("the session is halted, because nothing may happen off the record: {0}")]
+    OffTheRecord(ObserverError),
     /// The session is closed.
     #[error("the session is closed")]
     Closed,

@@ -59,6 +59,9 @@ pub(super) struct Peer {
     /// When to ask for news of messages that the peer holds, and how often that was done.
     ask_at: Option<Duration>,
     asked: u32,
+    /// When our keepalive may speak next, and what it said last.
+    pub(super) keepalive_at: Option<Duration>,
+    pub(super) say: Option<serde_json::Value>,
     remembered: VecDeque<MessageId>,
     remembered_set: HashSet<MessageId>,
 }
@@ -112,6 +115,8 @@ impl Peer {
             ack: AckState::default(),
             ask_at: None,
             asked: 0,
+            keepalive_at: None,
+            say: None,
             remembered: VecDeque::new(),
             remembered_set: HashSet::new(),
         }
@@ -129,6 +134,7 @@ impl Peer {
         self.linked = false;
         self.confirmed = false;
         self.shared.clear();
+        (self.keepalive_at, self.say) = (None, None);
         self.hello.again_at = None;
         self.ask_at = None;
     }
@@ -146,7 +152,7 @@ impl Peer {
         let shared = |flight: &SharedFlight| flight.reliable == reliable;
         match lane {
             Lane::Reliable if self.reliable_control_due(now) => true,
-            Lane::BestEffort if self.ack_due(now) => true,
+            Lane::BestEffort if self.ack_due(now) || self.has_said() => true,
             _ if !self.confirmed => false,
             _ if self.shared.iter().any(shared) => true,
             Lane::Reliable => {
@@ -251,6 +257,11 @@ impl Peer {
         self.linked && self.epoch.is_some() && self.ack.due.is_some_and(|due| due <= now)
     }
 
+    /// The keepalive has said something.
+    pub(super) fn has_said(&self) -> bool {
+        self.confirmed && self.say.is_some()
+    }
+
     pub(super) fn ack_pending(&self) -> bool {
         self.epoch.is_some() && self.ack.due.is_some()
     }
@@ -259,6 +270,7 @@ impl Peer {
     pub(super) fn control(&mut self, now: Duration) -> Control {
         let mut control = Control {
             acks: self.acks(),
+            witness: self.say.take(),
             ..Control::default()
         };
         let (greet, ask) = (self.hello_due(now), self.ask_due(now));

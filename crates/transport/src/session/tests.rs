@@ -191,6 +191,7 @@ impl Wire {
                 node.machine.on_timeout(now.elapsed);
                 let envelope = node.machine.poll_transmit(now, &BTreeSet::new());
                 node.machine.events();
+                node.machine.release();
                 let Some(envelope) = envelope else { continue };
                 quiet = false;
                 let Destination::Agent(to) = &envelope.to else {
