@@ -141,14 +141,22 @@ pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Frames of the reliable lane that are longer than this travel in chunks, so that others can go in between.
+pub(crate) const CUT_ABOVE: usize = 64 * 1024;
+
 /// Frames on their way into one link.
 #[derive(Debug)]
 pub(crate) struct Outbound {
     /// The largest frame that the peer takes.
     limit: usize,
+    /// Whether the peer takes chunks.
+    chunks: bool,
     queue_bytes: usize,
     room: Arc<Semaphore>,
     reliable: mpsc::Sender<Waiting>,
+    bulk_bytes: usize,
+    bulk_room: Arc<Semaphore>,
+    bulk: mpsc::Sender<Waiting>,
     loose: Mutex<Loose>,
     loose_news: Notify,
     dropped: Arc<AtomicU64>,
@@ -156,6 +164,22 @@ pub(crate) struct Outbound {
 
 /// A frame of the reliable lane, and the room that it takes up until SCTP has it.
 pub(crate) type Waiting = (Bytes, OwnedSemaphorePermit);
+
+/// The other end of an [`Outbound`]: frames of the reliable lane, in the order in which they were accepted.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) frames: mpsc::Receiver<Waiting>,
+    /// Those to be cut.
+    pub(crate) bulk: mpsc::Receiver<Waiting>,
+}
+
+impl Accepted {
+    /// Takes nothing more.
+    pub(crate) fn close(&mut self) {
+        self.frames.close();
+        self.bulk.close();
+    }
+}
 
 #[derive(Debug, Default)]
 struct Loose {
@@ -166,22 +190,35 @@ struct Loose {
 impl Outbound {
     pub(crate) fn new(
         limit: usize,
+        chunks: bool,
         queue_bytes: usize,
+        bulk_bytes: usize,
         dropped: Arc<AtomicU64>,
-    ) -> (Arc<Self>, mpsc::Receiver<Waiting>) {
+    ) -> (Arc<Self>, Accepted) {
         let queue_bytes = queue_bytes.clamp(LEAST_CHARGE, u32::MAX as usize);
+        let bulk_bytes = bulk_bytes.clamp(CUT_ABOVE, u32::MAX as usize);
         // Whoever has room in bytes has room in the queue.
-        let (reliable, waiting) = mpsc::channel(queue_bytes / LEAST_CHARGE);
+        let (reliable, frames) = mpsc::channel(queue_bytes / LEAST_CHARGE);
+        let (bulk, to_cut) = mpsc::channel(bulk_bytes / CUT_ABOVE);
         let outbound = Self {
             limit,
+            chunks,
             queue_bytes,
             room: Arc::new(Semaphore::new(queue_bytes)),
             reliable,
+            bulk_bytes,
+            bulk_room: Arc::new(Semaphore::new(bulk_bytes)),
+            bulk,
             loose: Mutex::default(),
             loose_news: Notify::new(),
             dropped,
         };
-        (Arc::new(outbound), waiting)
+        let accepted = Accepted { frames, bulk: to_cut };
+        (Arc::new(outbound), accepted)
+    }
+
+    pub(crate) fn takes_chunks(&self) -> bool {
+        self.chunks
     }
 
     pub(crate) fn limit(&self) -> usize {
@@ -190,9 +227,15 @@ impl Outbound {
 
     /// Waits for room; `false`: the link is gone. Cancel safe: frames of dropped calls were not taken.
     pub(crate) async fn send(&self, frame: Bytes) -> bool {
-        let charge = charge(frame.len(), self.queue_bytes);
-        match Arc::clone(&self.room).acquire_many_owned(charge).await {
-            Ok(room) => self.reliable.try_send((frame, room)).is_ok(),
+        let (room, most, queue) = if self.chunks && frame.len() > CUT_ABOVE {
+            // A long frame must not take the room of short ones that can go before its end.
+            (&self.bulk_room, self.bulk_bytes, &self.bulk)
+        } else {
+            (&self.room, self.queue_bytes, &self.reliable)
+        };
+        let charge = charge(frame.len(), most);
+        match Arc::clone(room).acquire_many_owned(charge).await {
+            Ok(room) => queue.try_send((frame, room)).is_ok(),
             Err(_) => false,
         }
     }
@@ -241,6 +284,7 @@ impl Outbound {
     /// Takes nothing more. What was taken stays in the queues.
     pub(crate) fn close(&self) {
         self.room.close();
+        self.bulk_room.close();
     }
 
     fn loose(&self) -> MutexGuard<'_, Loose> {

@@ -1,6 +1,6 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-use ifmesh_transport::PeerKeys;
+use ifmesh_transport::{ChunkLimits, MAX_CHUNKED_FRAME, PeerKeys};
 use ifmsg::{AgentId, Identity};
 
 use crate::engine::EngineConfig;
@@ -65,7 +65,7 @@ impl WebRtcConfig {
             disconnected_after: silence / 4,
             failed_after: silence - silence / 4,
             keepalive: (silence / 25).clamp(Duration::from_millis(20), Duration::from_millis(400)),
-            max_message_size: MAX_FRAME as u32,
+            max_message_size: MAX_MESSAGE as u32,
             ..EngineConfig::default()
         }
     }
@@ -84,8 +84,12 @@ impl fmt::Debug for WebRtcConfig {
     }
 }
 
-/// The largest frame, in bytes: what a message of a data channel may have in every stack in the field.
-pub(crate) const MAX_FRAME: usize = 262_144;
+/// What a message of a data channel may have in every stack in the field, in bytes. A peer that takes larger frames takes
+/// them in chunks.
+pub(crate) const MAX_MESSAGE: usize = 262_144;
+
+/// The largest frame, in bytes.
+pub(crate) const MAX_FRAME: usize = MAX_CHUNKED_FRAME;
 
 /// One STUN or TURN server, as in `RTCIceServer`.
 #[derive(Clone, PartialEq, Eq)]
@@ -132,6 +136,11 @@ pub struct WebRtcLimits {
     pub max_peers: usize,
     /// Bytes of accepted frames waiting for one peer, on each lane: 1 MiB. A frame counts for at least 1 KiB.
     pub queue_bytes: usize,
+    /// Bytes of accepted frames over 64 KiB of the reliable lane that wait for one peer, besides those: 16 MiB + 128 KiB.
+    /// One frame always fits.
+    pub bulk_bytes: usize,
+    /// Unfinished frames of one peer, on each lane.
+    pub chunks: ChunkLimits,
     /// Bytes of received frames waiting for `recv`: 8 MiB. A frame counts for at least 1 KiB.
     pub event_bytes: usize,
     /// From `start` to the first registration: 10 s.
@@ -156,6 +165,8 @@ impl Default for WebRtcLimits {
         Self {
             max_peers: 256,
             queue_bytes: 1 << 20,
+            bulk_bytes: MAX_CHUNKED_FRAME,
+            chunks: ChunkLimits::default(),
             event_bytes: 8 << 20,
             start_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),

@@ -7,21 +7,24 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use ifmesh_signaling::{IceCandidate, Signal, SignalSender};
-use ifmesh_transport::{DownReason, Lane, Path, TransportEvent};
+use ifmesh_transport::{Assembler, ChunkLimits, DownReason, Lane, Path, Splitter, TransportEvent, is_chunk};
 use ifmsg::{AgentId, Identity};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
+    task::yield_now,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
     awaited::awaited,
-    board::{Board, Events, Outbound, Waiting, count},
-    config::{MAX_FRAME, WebRtcLimits},
+    board::{Accepted, Board, CUT_ABOVE, Events, Outbound, count},
+    config::{MAX_FRAME, MAX_MESSAGE, WebRtcLimits},
     engine::{self, CloseReason, Peer, PeerEvent},
     hello::{self, Facts},
     negotiation::Attempt,
+    pacing::Pacing,
 };
 
 /// How long a candidate waits for the signaling server.
@@ -29,6 +32,16 @@ const SIGNAL_PATIENCE: Duration = Duration::from_secs(1);
 /// How long best-effort frames wait for their channel, which opens right after the first. A peer that has none gets them by
 /// the other.
 const LOOSE_PATIENCE: Duration = Duration::from_millis(500);
+/// The longest chunk of the reliable lane, header included. Small, because whatever comes next waits for it.
+const CHUNK: usize = 16 * 1024;
+/// Bytes of whole frames that go between two chunks at most, so that a long frame gets on under any load.
+const BETWEEN_CHUNKS: usize = 64 * 1024;
+/// How long to wait for news of what is on its way.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// Bytes that are hashed before others get a turn.
+const DIGEST_STEP: usize = 32 * 1024;
+/// Bad chunks after which a peer is cut off.
+const MAX_BAD_CHUNKS: u32 = 64;
 
 /// What the owner wants of a connection. Later orders supersede.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +85,8 @@ pub(crate) struct Connection {
 /// A connection that is set up and proven.
 struct Proven {
     max_frame: usize,
+    /// The peer takes frames in chunks.
+    chunks: bool,
     loose_open: bool,
 }
 
@@ -126,10 +141,16 @@ impl Connection {
                 }
                 PeerEvent::Frame(engine::Lane::Messaging, frame) => {
                     return match hello::read(&frame, self.facts.get()?) {
-                        Ok(theirs) => Some(Proven {
-                            max_frame: theirs.min(self.peer.max_frame()),
-                            loose_open,
-                        }),
+                        Ok(theirs) => {
+                            // Who takes more than any message can have takes chunks.
+                            let chunks = theirs > MAX_MESSAGE;
+                            let most = if chunks { MAX_FRAME } else { self.peer.max_frame() };
+                            Some(Proven {
+                                max_frame: theirs.min(most),
+                                chunks,
+                                loose_open,
+                            })
+                        }
                         Err(rejected) => {
                             self.refuse(rejected.name(), &rejected.to_string());
                             None
@@ -160,7 +181,13 @@ impl Connection {
             false => Path::Direct,
         });
         let dropped = self.board.dropped_counter(&self.peer_id);
-        let (outbound, mut waiting) = Outbound::new(proven.max_frame, self.limits.queue_bytes, dropped);
+        let (outbound, mut accepted) = Outbound::new(
+            proven.max_frame,
+            proven.chunks,
+            self.limits.queue_bytes,
+            self.limits.bulk_bytes,
+            dropped,
+        );
         if self.board.is_closing() {
             return;
         }
@@ -177,7 +204,7 @@ impl Connection {
             _ = over(&mut self.orders) => false,
         };
         if announced {
-            let reason = self.carry(proven, &outbound, &mut waiting).await;
+            let reason = self.carry(proven, &outbound, &mut accepted).await;
             self.board.down(&self.peer_id);
             tracing::debug!(peer = %self.peer_id, attempt = self.attempt, reason = reason.as_str(), "link down");
             self.link_down(reason).await;
@@ -187,19 +214,19 @@ impl Connection {
     }
 
     /// Moves frames both ways until the end, and says why it ended.
-    async fn carry(
-        &mut self,
-        proven: Proven,
-        outbound: &Outbound,
-        waiting: &mut mpsc::Receiver<Waiting>,
-    ) -> DownReason {
+    async fn carry(&mut self, proven: Proven, outbound: &Outbound, accepted: &mut Accepted) -> DownReason {
         let (loose_open, loose_opened) = watch::channel(proven.loose_open);
         let flushed = {
-            let mut write = pin!(write(&self.peer, outbound, waiting, self.orders.clone()));
+            let mut write = pin!(write(&self.peer, outbound, accepted, self.orders.clone()));
             let write_loose = write_loose(&self.peer, outbound, loose_opened);
+            let refusals = Refusals {
+                peer_id: &self.peer_id,
+                events: &self.events,
+                board: &self.board,
+            };
             let pump = pump(
-                &self.peer_id,
-                &self.events,
+                &refusals,
+                self.limits.chunks,
                 &mut self.happenings,
                 &self.signals,
                 &loose_open,
@@ -221,8 +248,8 @@ impl Connection {
             let _ = self.peer.try_send(engine::Lane::BestEffort, frame).await;
         }
         let mut unsent = 0;
-        waiting.close();
-        while waiting.recv().await.is_some() {
+        accepted.close();
+        while accepted.frames.recv().await.is_some() || accepted.bulk.recv().await.is_some() {
             unsent += 1;
         }
         if !flushed {
@@ -254,13 +281,12 @@ impl Connection {
     }
 
     fn refuse(&self, reason: &'static str, detail: &str) {
-        count(&self.board.counters.refused);
-        tracing::info!(peer = %self.peer_id, reason, "connection refused");
-        self.events.offer_aside(TransportEvent::Refused {
-            peer: Some(self.peer_id.clone()),
-            reason,
-            detail: detail.to_owned(),
-        });
+        let refusals = Refusals {
+            peer_id: &self.peer_id,
+            events: &self.events,
+            board: &self.board,
+        };
+        refusals.refuse(reason, detail);
     }
 
     async fn report(&self, report: Report) {
@@ -268,32 +294,74 @@ impl Connection {
     }
 }
 
+/// Where what a peer did wrong is told.
+struct Refusals<'a> {
+    peer_id: &'a AgentId,
+    events: &'a Events,
+    board: &'a Board,
+}
+
+impl Refusals<'_> {
+    fn refuse(&self, reason: &'static str, detail: &str) {
+        count(&self.board.counters.refused);
+        tracing::info!(peer = %self.peer_id, reason, "refused");
+        self.events.offer_aside(TransportEvent::Refused {
+            peer: Some(self.peer_id.clone()),
+            reason,
+            detail: detail.to_owned(),
+        });
+    }
+}
+
 /// Frames from the peer, until the connection ends.
 async fn pump(
-    peer_id: &AgentId,
-    events: &Events,
+    peer: &Refusals<'_>,
+    limits: ChunkLimits,
     happenings: &mut mpsc::Receiver<PeerEvent>,
     signals: &SignalSender,
     loose_open: &watch::Sender<bool>,
 ) -> DownReason {
+    let mut assemblers = [Assembler::new(limits), Assembler::new(limits)];
+    let mut bad_chunks = 0;
     loop {
-        match happenings.recv().await {
-            Some(PeerEvent::Frame(lane, frame)) => {
-                let lane = match lane {
-                    engine::Lane::Messaging => Lane::Reliable,
-                    engine::Lane::BestEffort => Lane::BestEffort,
-                };
-                let from = peer_id.clone();
-                events
-                    .push(TransportEvent::Frame {
-                        from,
-                        lane,
-                        frame,
-                        road: None,
-                    })
-                    .await;
+        let expiry = assemblers.iter().filter_map(Assembler::next_expiry).min();
+        let happening = tokio::select! {
+            biased;
+            happening = happenings.recv() => happening,
+            () = sleep_until(expiry.unwrap_or_else(Instant::now)), if expiry.is_some() => {
+                for expired in assemblers.iter_mut().flat_map(|lane| lane.expire(Instant::now())) {
+                    peer.refuse(expired.name(), &expired.to_string());
+                }
+                continue;
             }
-            Some(PeerEvent::LocalCandidate(candidate)) => hand_out(signals, peer_id, candidate).await,
+        };
+        match happening {
+            Some(PeerEvent::Frame(lane, message)) => {
+                let (lane, assembler) = match lane {
+                    engine::Lane::Messaging => (Lane::Reliable, &mut assemblers[0]),
+                    engine::Lane::BestEffort => (Lane::BestEffort, &mut assemblers[1]),
+                };
+                match assembler.accept(message, Instant::now()) {
+                    Ok(Some(frame)) => {
+                        let event = TransportEvent::Frame {
+                            from: peer.peer_id.clone(),
+                            lane,
+                            frame,
+                            road: None,
+                        };
+                        peer.events.push(event).await;
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        peer.refuse(error.name(), &error.to_string());
+                        bad_chunks += 1;
+                        if bad_chunks == MAX_BAD_CHUNKS {
+                            return DownReason::Misbehaved;
+                        }
+                    }
+                }
+            }
+            Some(PeerEvent::LocalCandidate(candidate)) => hand_out(signals, peer.peer_id, candidate).await,
             Some(PeerEvent::ChannelOpen(engine::Lane::BestEffort)) => {
                 loose_open.send_replace(true);
             }
@@ -312,28 +380,76 @@ async fn pump(
 }
 
 /// The reliable lane. Ends only after `Order::Close`, when the peer has everything that was accepted.
+///
+/// Frames go in the order in which they were accepted. Long ones go in chunks, one long frame at a time, and only while
+/// little else is on its way.
 async fn write(
     peer: &Peer,
     outbound: &Outbound,
-    waiting: &mut mpsc::Receiver<Waiting>,
+    accepted: &mut Accepted,
     mut orders: watch::Receiver<Order>,
 ) {
     let mut closing = pin!(over(&mut orders));
     let mut open = true;
-    loop {
-        let next = tokio::select! {
+    let (mut frames, mut bulk) = (true, true);
+    let mut cutting: Option<(Splitter, OwnedSemaphorePermit)> = None;
+    let mut pacing = Pacing::new(CHUNK);
+    let mut number = 0;
+    let mut between = 0;
+    while frames || bulk || cutting.is_some() {
+        let sent = tokio::select! {
             biased;
-            next = waiting.recv() => next,
+            next = accepted.frames.recv(), if frames && between < BETWEEN_CHUNKS => match next {
+                Some((mut frame, _room)) => {
+                    if cutting.is_some() {
+                        between += frame.len().max(1);
+                    }
+                    if outbound.takes_chunks() && is_chunk(&frame) {
+                        number += 1;
+                        frame = Splitter::new(number, frame.clone(), CHUNK).next_chunk().unwrap_or(frame);
+                    }
+                    pacing.frame_sent(frame.len());
+                    peer.send(engine::Lane::Messaging, frame).await
+                }
+                None => {
+                    frames = false;
+                    Ok(())
+                }
+            },
             _ = &mut closing, if open => {
                 open = false;
-                waiting.close();
-                continue;
+                accepted.close();
+                Ok(())
+            }
+            next = accepted.bulk.recv(), if bulk && cutting.is_none() => {
+                match next {
+                    Some((frame, room)) => {
+                        number += 1;
+                        pacing.restart();
+                        cutting = Some((Splitter::new(number, frame, CHUNK), room));
+                    }
+                    None => bulk = false,
+                }
+                Ok(())
+            }
+            () = room(peer, &mut pacing, between), if cutting.is_some() => {
+                between = 0;
+                let Some((splitter, _room)) = &mut cutting else {
+                    continue;
+                };
+                if !splitter.digest_some(DIGEST_STEP) {
+                    yield_now().await;
+                    Ok(())
+                } else if let Some(chunk) = splitter.next_chunk() {
+                    pacing.chunk_sent(chunk.len(), Instant::now());
+                    peer.send(engine::Lane::Messaging, chunk).await
+                } else {
+                    cutting = None;
+                    Ok(())
+                }
             }
         };
-        let Some((frame, _room)) = next else {
-            break;
-        };
-        if peer.send(engine::Lane::Messaging, frame).await.is_err() {
+        if sent.is_err() {
             // Who waits for room learns it now; that the link is down, the pump will say, after the frames that still came.
             outbound.close();
             break;
@@ -347,17 +463,42 @@ async fn write(
     }
 }
 
+/// Until there is room for a chunk, or whole frames have had their turn.
+async fn room(peer: &Peer, pacing: &mut Pacing, between: usize) {
+    if between >= BETWEEN_CHUNKS {
+        return;
+    }
+    loop {
+        let unacknowledged = peer.buffered_amount(engine::Lane::Messaging).await;
+        if pacing.may_send(unacknowledged, Instant::now()) {
+            break;
+        }
+        let _ = timeout(LOOK_AGAIN, peer.drained()).await;
+    }
+}
+
 /// The best-effort lane.
 async fn write_loose(peer: &Peer, outbound: &Outbound, mut open: watch::Receiver<bool>) {
     let lane = match timeout(LOOSE_PATIENCE, awaited(&mut open, |open| open)).await {
         Ok(Some(_)) => engine::Lane::BestEffort,
         _ => engine::Lane::Messaging,
     };
+    let mut number = 0;
     loop {
         let frame = outbound.next_loose().await;
+        let parts: &mut (dyn Iterator<Item = Bytes> + Send) =
+            if outbound.takes_chunks() && Splitter::is_needed(&frame, CUT_ABOVE) {
+                number += 1;
+                &mut Splitter::new(number, frame, CHUNK)
+            } else {
+                &mut std::iter::once(frame)
+            };
         // While this waits, the queue drops its oldest.
-        if peer.send(lane, frame).await.is_err() {
-            outbound.count_dropped();
+        for part in parts {
+            if peer.send(lane, part).await.is_err() {
+                outbound.count_dropped();
+                break;
+            }
         }
     }
 }

@@ -61,6 +61,7 @@ mod error;
 mod hello;
 mod hub;
 mod negotiation;
+mod pacing;
 mod peer;
 mod random;
 #[cfg(test)]

@@ -9,13 +9,16 @@ use ifmesh_signaling::{
     Client, ClientConfig, DescriptionToSign, Event, IceCandidate, Role, Server, ServerConfig, SessionId,
     Sha256Digest, Signal, sdp_identity, sign_description,
 };
-use ifmesh_transport::{Clock as _, IfTransport as _, LinkState, SystemClock, TransportEvent};
+use ifmesh_transport::{
+    Clock as _, DownReason, IfTransport as _, LinkState, Splitter, SystemClock, TransportEvent,
+};
 use ifmsg::{AgentId, Identity};
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     PeerTrust, WebRtcConfig, WebRtcTransport,
+    config::MAX_FRAME,
     engine::{Candidate, EngineConfig, Lane, Peer, PeerEvent},
     hello::{self, Facts},
 };
@@ -186,7 +189,7 @@ impl Channel {
 async fn a_good_hello_makes_the_link() {
     let mut stage = Stage::new().await;
     let channel = stage.channel().await;
-    assert_eq!(hello::read(&channel.hello, &channel.facts), Ok(262_144));
+    assert_eq!(hello::read(&channel.hello, &channel.facts), Ok(MAX_FRAME));
     channel
         .say(hello::write(&identity("bob"), &channel.facts, 70_000))
         .await;
@@ -254,4 +257,58 @@ async fn a_hello_that_proves_something_else_closes_the_connection() {
         .say(hello::write(&identity("bob"), &channel.facts, 65_536))
         .await;
     stage.refused(&mut channel, "hello-wrong-session").await;
+}
+
+/// After a good hello: chunks that lie, one after the other. Fails if a frame comes of one, if one is not refused by name, if
+/// what is in order between them is lost, or if they go on for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_that_lie_are_refused_by_name_and_then_end_the_link() {
+    let mut stage = Stage::new().await;
+    let mut channel = stage.channel().await;
+    channel
+        .say(hello::write(&identity("bob"), &channel.facts, MAX_FRAME))
+        .await;
+    assert_eq!(stage.event().await, TransportEvent::LinkUp { peer: id("bob") });
+    let lie = |number| {
+        let mut chunk = Splitter::new(number, Bytes::from(vec![7; 300]), 16_384)
+            .next_chunk()
+            .unwrap()
+            .to_vec();
+        chunk[300] ^= 1;
+        chunk
+    };
+    let mut refused = 0;
+    for number in 0..63 {
+        channel.say(lie(number)).await;
+        channel.say("a frame").await;
+        loop {
+            match stage.event().await {
+                TransportEvent::Refused { peer, reason, .. } => {
+                    assert_eq!((peer, reason), (Some(id("bob")), "chunk-wrong-digest"));
+                    refused += 1;
+                }
+                TransportEvent::Frame { frame, .. } => {
+                    assert_eq!(frame, "a frame");
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(refused > 0);
+    assert_eq!(stage.alice.metrics().refused, 63);
+    channel.say(lie(64)).await;
+    let down = async {
+        loop {
+            match stage.event().await {
+                TransportEvent::LinkDown { reason, .. } => return reason,
+                TransportEvent::Refused { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    assert_eq!(timeout(SOON, down).await, Ok(DownReason::Misbehaved));
+    let closed =
+        async { while !matches!(channel.happenings.recv().await, Some(PeerEvent::Closed(_)) | None) {} };
+    timeout(SOON, closed).await.expect("a closed connection");
 }

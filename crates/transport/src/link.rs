@@ -9,7 +9,9 @@ use crate::RoadHealth;
 pub struct Capabilities {
     /// The largest frame that `send` accepts, in bytes. At least 65,536.
     pub max_frame: usize,
-    /// Frames of the reliable lane to one peer arrive in the order they were accepted, while the link is up.
+    /// Frames of the reliable lane to one peer arrive in the order they were accepted, while the link is up. This is promised
+    /// of frames of up to 65,536 bytes among each other: a longer one may travel in parts and arrive after frames that were
+    /// accepted later, so that short frames need not wait for long ones.
     pub ordered: bool,
     /// Frames of the reliable lane are not lost while the link is up.
     pub reliable: bool,

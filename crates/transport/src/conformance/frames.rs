@@ -53,6 +53,9 @@ pub async fn hostile_bytes_pass_unchanged(fixture: &mut dyn Fixture) -> Result<(
         Bytes::from_static(b"{\"type\":\"hello\"}"),
         Bytes::from_static(b"{\"type\":\"close\",\"reason\":\"\"}"),
         Bytes::from_static(b"IFB1\xff\xff\xff\xff\xff\xff\xff\xff"),
+        // A chunk's header, and nothing like it.
+        Bytes::from_static(b"IFC1\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\xff"),
+        Bytes::from_static(b"IFC1"),
         Bytes::from_static(b"ping"),
         Bytes::from_static(b"close"),
         Bytes::from(vec![0; 4_096]),
