@@ -673,7 +673,7 @@ impl World {
                 if (first.epoch, first.sequence) != (second.epoch, second.sequence) {
                     continue;
                 }
-                let covered = self.deaths[*by][first.life].covers(&self.mesh, first);
+                let covered = self.deaths[*by][second.life - 1].covers(&self.mesh, first);
                 assert!(
                     !covered,
                     "{number} came twice to {by}, though it was on record: {first:?}, {second:?}"
@@ -702,9 +702,9 @@ impl World {
                     Outcome::Refused(Refusal::ByPeer(reason)) => {
                         let forgot = deliveries.get(&(to, number)).is_none_or(|copies| {
                             copies.iter().all(|copy| {
-                                self.deaths[to]
-                                    .get(copy.life)
-                                    .is_some_and(|death| !death.covers(&self.mesh, copy))
+                                self.deaths[to][copy.life..]
+                                    .iter()
+                                    .any(|death| !death.covers(&self.mesh, copy))
                             })
                         });
                         sent.expires && reason == "expired" && forgot

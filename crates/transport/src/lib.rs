@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod link;
 mod notice;
+mod router;
 mod session;
 mod trust;
 
@@ -29,6 +30,9 @@ pub use error::{CloseError, Closed, SendError};
 pub use event::{DownReason, RoadChange, RoadHealth, TransportEvent};
 pub use link::{Capabilities, LinkState, LinkStatus, Path, RoadStatus};
 pub use notice::{LinkNotice, LinkObserver};
+pub use router::{
+    HealthConfig, Match, Plan, Policy, Road, Router, RouterConfig, RouterError, RouterMetrics, Rule, Rules,
+};
 pub use session::{
     Journal, JournalError, Keepalive, NotAcknowledged, Observer, ObserverError, Outcome, PeerStatus, Receipt,
     Refusal, Session, SessionConfig, SessionEvent, SessionLimits, SessionMetrics, SubmitError, Taken,

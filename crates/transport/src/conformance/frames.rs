@@ -3,7 +3,7 @@ use tokio::{task::JoinSet, time::timeout};
 
 use super::{
     Failure, Fixture,
-    net::{Net, noise, numbered, shown},
+    net::{Net, next, noise, numbered, shown},
 };
 use crate::{Envelope, Lane, SendError, TransportEvent};
 
@@ -107,7 +107,7 @@ pub async fn best_effort_frames_arrive(fixture: &mut dyn Fixture) -> Result<(), 
         let mut arrived = false;
         for _ in 0..40 {
             net.send(from, to, Lane::BestEffort, &frame).await?;
-            if let Ok(event) = timeout(net.pause(), receiver.recv()).await {
+            if let Ok(event) = timeout(net.pause(), next(receiver.as_ref())).await {
                 let same = matches!(&event, Ok(TransportEvent::Frame { from: sender, lane: Lane::BestEffort, frame: found, .. })
                     if *sender == net.id(from) && *found == frame);
                 net.ensure(same, shown(&frame), format!("{event:?}"))?;

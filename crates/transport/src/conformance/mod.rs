@@ -80,6 +80,11 @@ pub trait Fixture: Send {
         true
     }
 
+    /// How many copies of each frame it sends by itself, as a router does over several roads at once.
+    fn copies(&self) -> usize {
+        1
+    }
+
     /// How many bytes a link may accept on the reliable lane for a peer that reads nothing. More is not "bounded".
     fn most_accepted(&self) -> usize {
         64 << 20

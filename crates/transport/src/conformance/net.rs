@@ -1,6 +1,13 @@
 //! What the cases have in common: a mesh, and waiting with patience.
 
-use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use ifmsg::AgentId;
@@ -20,6 +27,8 @@ pub(super) struct Net<'f> {
     case: &'static str,
     fixture: &'f mut dyn Fixture,
     members: Vec<Member>,
+    /// What was sent: a link may repeat it at any time.
+    sent: Mutex<HashSet<Bytes>>,
 }
 
 impl<'f> Net<'f> {
@@ -34,6 +43,7 @@ impl<'f> Net<'f> {
             case,
             fixture,
             members,
+            sent: Mutex::default(),
         };
         if net.members.len() != agents {
             let found = net.members.len();
@@ -72,6 +82,10 @@ impl<'f> Net<'f> {
 
     pub(super) fn medium_loses(&self) -> bool {
         self.fixture.medium_loses()
+    }
+
+    pub(super) fn copies(&self) -> usize {
+        self.fixture.copies()
     }
 
     pub(super) fn most_accepted(&self) -> usize {
@@ -123,7 +137,7 @@ impl<'f> Net<'f> {
 
     pub(super) async fn event(&self, member: usize, expected: &str) -> Result<TransportEvent, Failure> {
         let transport = &self.members[member].transport;
-        match self.within(expected, transport.recv()).await? {
+        match self.within(expected, next(transport.as_ref())).await? {
             Ok(event) => Ok(event),
             Err(Closed) => Err(self.failure(expected, "Closed")),
         }
@@ -162,6 +176,10 @@ impl<'f> Net<'f> {
     }
 
     pub(super) fn sending(&self, from: usize, to: usize, lane: Lane, frame: &Bytes) -> Sending {
+        self.sent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(frame.clone());
         let (transport, envelope) = (
             self.transport(from),
             Envelope::new(self.id(to), lane, frame.clone()),
@@ -242,6 +260,14 @@ impl<'f> Net<'f> {
                 Err(_) => return Ok(()),
             };
             let Some(&number) = numbers.get(&frame) else {
+                let is_repeated = self
+                    .sent
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .contains(&frame);
+                if is_repeated && !capabilities.ordered {
+                    continue;
+                }
                 return Err(self.failure(expected, format!("a frame that was not sent: {}", shown(&frame))));
             };
             self.ensure(
@@ -311,6 +337,16 @@ impl<'f> Net<'f> {
             let _ = self.within(expected, member.transport.close()).await?;
         }
         Ok(())
+    }
+}
+
+/// The next event; what a router says about its roads is its own affair. Cancel safe, as `recv` is.
+pub(super) async fn next(transport: &dyn IfTransport) -> Result<TransportEvent, Closed> {
+    loop {
+        match transport.recv().await {
+            Ok(TransportEvent::Road(_) | TransportEvent::Lost { .. }) => {}
+            other => return other,
+        }
     }
 }
 

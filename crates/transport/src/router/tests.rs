@@ -1,0 +1,164 @@
+//! What is thought of a road, step by step. Falsified by traffic that moves without cause, or stays in spite of one.
+
+use std::time::Duration;
+
+use super::health::{Changed, Health, HealthConfig};
+use crate::RoadHealth::{self, Degraded, Down, Up};
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A road that was up from the beginning, with a round trip of a millisecond.
+fn road() -> Health {
+    let mut road = Health::new(HealthConfig::default());
+    road.link_up(ms(0), true);
+    road.proved(ms(0), ms(1), ms(1));
+    road
+}
+
+/// Lets time pass as the router does, millisecond by millisecond; `answers` pings after so many milliseconds.
+fn pass(road: &mut Health, from: u64, to: u64, answers: Option<u64>) -> Vec<(u64, RoadHealth)> {
+    let (mut changes, mut pings, mut nonce) = (Vec::new(), Vec::new(), from * 1_000);
+    for now in from..to {
+        let mut note = |changed: Option<Changed>| changes.extend(changed.map(|changed| (now, changed.to)));
+        pings.retain(|&(at, nonce): &(u64, u64)| {
+            let is_back = answers.is_some_and(|after| at + after <= now);
+            if is_back {
+                note(road.pong(nonce, ms(now)));
+            }
+            !is_back
+        });
+        if road.next_timeout().is_some_and(|due| due <= ms(now)) {
+            note(road.on_timeout(ms(now)));
+            nonce += 1;
+            pings.extend(road.ping(ms(now), || nonce).map(|nonce| (now, nonce)));
+        }
+    }
+    changes
+}
+
+#[test]
+fn one_overdue_message_moves_nothing_while_the_road_answers() {
+    let mut road = road();
+    for start in [1_000, 1_100, 1_200] {
+        road.overdue(ms(start - 100), ms(start));
+        assert_eq!(pass(&mut road, start, start + 100, Some(5)), []);
+    }
+    assert_eq!(road.verdict(), Up);
+}
+
+#[test]
+fn silence_degrades_within_grace_and_ends_as_down() {
+    let mut road = road();
+    road.overdue(ms(900), ms(1_000));
+    assert_eq!(
+        pass(&mut road, 1_000, 3_000, None),
+        [(1_050, Degraded), (1_550, Down)]
+    );
+}
+
+#[test]
+fn word_without_proof_gets_four_times_as_long() {
+    let mut road = road();
+    road.overdue(ms(900), ms(1_000));
+    road.heard(ms(1_001));
+    assert_eq!(pass(&mut road, 1_001, 1_400, None), [(1_200, Degraded)]);
+}
+
+#[test]
+fn a_later_answer_clears_an_earlier_doubt() {
+    let mut road = road();
+    road.proved(ms(990), ms(1), ms(991));
+    road.overdue(ms(900), ms(1_000));
+    assert_eq!(pass(&mut road, 1_000, 1_200, None), []);
+}
+
+#[test]
+fn idle_roads_are_asked_and_found_dead() {
+    let mut road = road();
+    let changes = pass(&mut road, 1, 4_000, None);
+    assert_eq!(
+        changes.iter().map(|(_, to)| *to).collect::<Vec<_>>(),
+        [Degraded, Down]
+    );
+    assert!(changes[0].0 <= 1_200, "{changes:?}");
+}
+
+#[test]
+fn an_idle_road_that_answers_stays_up() {
+    let mut road = road();
+    assert_eq!(pass(&mut road, 1, 60_000, Some(20)), []);
+}
+
+#[test]
+fn a_road_that_comes_back_has_to_prove_itself_and_each_failure_makes_that_longer() {
+    let mut road = road();
+    let mut served = Vec::new();
+    let mut now = 1_000;
+    for _ in 0..4 {
+        assert_eq!(road.link_down(ms(now)).map(|changed| changed.to), Some(Down));
+        assert_eq!(
+            road.link_up(ms(now + 10), false).map(|changed| changed.to),
+            Some(Degraded)
+        );
+        let changes = pass(&mut road, now + 10, now + 20_000, Some(3));
+        assert_eq!(changes.len(), 1, "{changes:?}");
+        assert_eq!(changes[0].1, Up);
+        served.push(changes[0].0 - now - 10);
+        now += 10_000;
+    }
+    assert!(served[0] >= 1_000 && served[0] < 1_500, "{served:?}");
+    assert!(
+        served.windows(2).all(|pair| pair[1] > pair[0] * 3 / 2),
+        "{served:?}"
+    );
+}
+
+#[test]
+fn probation_begins_anew_with_each_missed_answer() {
+    let mut road = road();
+    road.link_down(ms(1_000));
+    road.link_up(ms(1_010), false);
+    // Answers stop before the time is served: no way up.
+    assert_eq!(pass(&mut road, 1_010, 1_800, Some(3)), []);
+    let changes = pass(&mut road, 1_800, 8_000, None);
+    assert!(changes.iter().all(|(_, to)| *to == Down), "{changes:?}");
+}
+
+#[test]
+fn from_degraded_any_proof_leads_back_from_down_only_probation() {
+    let mut degraded = road();
+    degraded.overdue(ms(900), ms(1_000));
+    assert_eq!(pass(&mut degraded, 1_000, 1_100, None), [(1_050, Degraded)]);
+    assert_eq!(
+        degraded
+            .proved(ms(1_090), ms(5), ms(1_100))
+            .map(|changed| changed.to),
+        Some(Up)
+    );
+
+    let mut down = road();
+    down.overdue(ms(900), ms(1_000));
+    pass(&mut down, 1_000, 1_600, None);
+    assert_eq!(down.verdict(), Down);
+    assert_eq!(down.proved(ms(1_590), ms(5), ms(1_600)), None);
+    let changes = pass(&mut down, 1_600, 10_000, Some(2));
+    assert_eq!(
+        changes.iter().map(|(_, to)| *to).collect::<Vec<_>>(),
+        [Degraded, Up]
+    );
+}
+
+#[test]
+fn a_standstill_of_this_process_is_nobody_elses_fault() {
+    let mut road = road();
+    road.overdue(ms(900), ms(1_000));
+    road.on_timeout(ms(1_000));
+    road.ping(ms(1_000), || 7);
+    // Nothing ran for 300 ms. The pong waits to be read.
+    road.stood_still(ms(250));
+    assert_eq!(road.on_timeout(ms(1_290)), None);
+    assert_eq!(road.pong(7, ms(1_291)), None);
+    assert_eq!(pass(&mut road, 1_291, 1_400, Some(1)), []);
+}
