@@ -8,3 +8,5 @@
 )]
 
 pub mod chaos;
+pub mod interop;
+pub mod program;
