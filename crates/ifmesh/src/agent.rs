@@ -8,7 +8,7 @@ use ifmesh_transport::{
 };
 use ifmsg::{AgentId, Destination, Draft, InvalidId, Performative, VerifiedMessage};
 
-use crate::{Config, ConfigError, StateError, pins::PinKeeper, state::State};
+use crate::{Config, ConfigError, StateError, Witness, pins::PinKeeper, state::State, witness::Observers};
 
 /// An agent that is running. Ends when it is [closed](Self::close) or dropped.
 ///
@@ -30,6 +30,7 @@ pub struct Agent {
     id: AgentId,
     session: Session,
     linger: Duration,
+    witness: Option<Arc<Witness>>,
 }
 
 /// Why an agent did not start.
@@ -42,6 +43,9 @@ pub enum StartError {
     /// The state folder cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The witness log cannot be written.
+    #[error("witness: {0}")]
+    Witness(#[from] ifmesh_witness::LogError),
     /// The transport did not come up.
     #[error("webrtc: {0}")]
     WebRtc(#[from] ifmesh_transport_webrtc::StartError),
@@ -70,7 +74,18 @@ impl Agent {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let state = State::open(&config.state, clock.now())?;
         let (epoch, marks) = (state.epoch, state.marks.clone());
-        let (pins, trust) = PinKeeper::open(&config.state, &config.trust, observer)?;
+        let (pins, trust) = PinKeeper::open(&config.state, &config.trust)?;
+        let mut observers: Vec<Arc<dyn Observer>> = vec![Arc::new(pins)];
+        let mut witness = None;
+        if let Some(wanted) = &config.witness {
+            let (agent, identity) = (&config.agent, &config.identity);
+            let (opened, recovered) = Witness::open(wanted, agent, identity, "webrtc", clock.clone()).await?;
+            tracing::info!(?recovered, folder = %wanted.folder.display(), "the witness log is open");
+            let opened = Arc::new(opened);
+            observers.push(opened.clone());
+            witness = Some(opened);
+        }
+        observers.extend(observer);
         let journal = state.into_journal()?;
         let transport = crate::webrtc::start(&config, &trust, epoch, clock.clone()).await?;
         let transport: Arc<dyn IfTransport> = transport;
@@ -78,12 +93,13 @@ impl Agent {
         session.limits = config.limits;
         session.marks = marks;
         session.journal = Some(Box::new(journal));
-        session.observer = Some(Arc::new(pins));
+        session.observer = Some(Arc::new(Observers(observers)));
         let session = Session::start(transport, session, clock, crate::random());
         Ok(Self {
             id: config.agent,
             session,
             linger: config.linger,
+            witness,
         })
     }
 
@@ -172,5 +188,15 @@ impl Agent {
     /// Ends the agent: messages that are on their way get the configured time to be acknowledged.
     pub async fn close(&self) {
         self.session.close(self.linger).await;
+        if let Some(witness) = &self.witness
+            && let Err(error) = witness.clone().close().await
+        {
+            tracing::error!(%error, "the witness log was not closed in good order");
+        }
+    }
+
+    /// Its witness, if it has one.
+    pub fn witness(&self) -> Option<&Arc<Witness>> {
+        self.witness.as_ref()
     }
 }

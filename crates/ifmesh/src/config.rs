@@ -8,8 +8,11 @@ use std::{
 };
 
 use ifmesh_transport::SessionLimits;
+use ifmesh_witness::Policy;
 use ifmsg::{AgentId, Identity, InvalidIdentity, TrustDocument, TrustDocumentError, TrustStore};
 use serde::Deserialize;
+
+use crate::WitnessConfig;
 
 /// The file that documents every key; a test loads it.
 pub const EXAMPLE: &str = include_str!("../agent.example.toml");
@@ -30,6 +33,8 @@ pub struct Config {
     pub limits: SessionLimits,
     /// How long closing waits for acknowledgements.
     pub linger: Duration,
+    /// Where it keeps its witness log, if anywhere.
+    pub witness: Option<WitnessConfig>,
     /// How it reaches others.
     pub webrtc: WebRtcSection,
 }
@@ -173,6 +178,7 @@ struct Document {
     agent: AgentSection,
     #[serde(default)]
     session: SessionSection,
+    witness: Option<WitnessSection>,
     transport: TransportSection,
 }
 
@@ -183,6 +189,22 @@ struct AgentSection {
     key: PathBuf,
     trust: PathBuf,
     state: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WitnessSection {
+    folder: PathBuf,
+    #[serde(default)]
+    policy: PolicyName,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum PolicyName {
+    Required,
+    #[default]
+    BestEffort,
 }
 
 #[derive(Debug, Deserialize)]
@@ -242,6 +264,13 @@ impl Document {
         let linger = Duration::from_millis(self.session.linger_milliseconds);
         let limits = self.session.limits(path)?;
         let state = folder.join(&self.agent.state);
+        let witness = self.witness.map(|section| {
+            let policy = match section.policy {
+                PolicyName::Required => Policy::Required,
+                PolicyName::BestEffort => Policy::BestEffort,
+            };
+            WitnessConfig::new(folder.join(section.folder), policy)
+        });
         let webrtc = self.transport.webrtc;
         Ok(Config {
             agent,
@@ -250,6 +279,7 @@ impl Document {
             state,
             limits,
             linger,
+            witness,
             webrtc,
         })
     }

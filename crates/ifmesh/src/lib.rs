@@ -8,6 +8,7 @@ mod config;
 mod pins;
 mod state;
 mod webrtc;
+mod witness;
 
 pub mod setup;
 
@@ -17,11 +18,13 @@ pub use ifmesh_transport::{
     NotAcknowledged, Observer, Outcome, PeerStatus, Receipt, Refusal, Session, SessionEvent, SessionMetrics,
     SubmitError, Taken,
 };
+pub use ifmesh_witness::Policy as WitnessPolicy;
 pub use ifmsg::{
     AgentId, Delivery, Destination, Draft, Identity, Level, MessageId, Performative, Timestamp,
     VerifiedMessage,
 };
 pub use state::StateError;
+pub use witness::{Witness, WitnessConfig};
 
 /// A cryptographic random source, seeded by the operating system; for keys and nonces.
 ///

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use ifmesh_transport::{Observer, SessionEvent};
@@ -13,12 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{StateError, state::replace};
 
-/// Writes each newly learnt key to disk as soon as it is learnt, and passes all events on.
+/// Writes each newly learnt key to disk as soon as it is learnt.
 #[derive(Debug)]
 pub(crate) struct PinKeeper {
     path: PathBuf,
     pins: Mutex<Pins>,
-    next: Option<Arc<dyn Observer>>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -30,11 +29,7 @@ struct Pins {
 
 impl PinKeeper {
     /// Reads what former runs learnt, and adds it to the configured trust. What is configured wins.
-    pub(crate) fn open(
-        state: &Path,
-        configured: &TrustStore,
-        next: Option<Arc<dyn Observer>>,
-    ) -> Result<(Self, TrustStore), StateError> {
+    pub(crate) fn open(state: &Path, configured: &TrustStore) -> Result<(Self, TrustStore), StateError> {
         let path = state.join("learnt.toml");
         let damaged = |problem: String| StateError::Damaged {
             path: path.clone(),
@@ -62,7 +57,6 @@ impl PinKeeper {
             Self {
                 path: path.clone(),
                 pins: Mutex::new(pins),
-                next,
             },
             trust,
         ))
@@ -87,9 +81,6 @@ impl Observer for PinKeeper {
     fn on_event(&self, event: &SessionEvent) {
         if let SessionEvent::Pinned { agent, key } = event {
             self.pin(agent, key);
-        }
-        if let Some(next) = &self.next {
-            next.on_event(event);
         }
     }
 }

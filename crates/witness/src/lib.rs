@@ -35,4 +35,4 @@ pub use tree::{
 };
 pub use verify::{Verified, verify, verify_against};
 pub use walk::{Fault, FaultKind, VerifyError};
-pub use witness::{Clock, NotRecorded, Policy, Status, Witness};
+pub use witness::{Clock, Done, NotRecorded, Policy, Status, Witness};

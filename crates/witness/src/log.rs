@@ -208,6 +208,19 @@ impl Log {
     /// # Errors
     /// Of the disk: then the log has failed.
     pub fn append(&mut self, now: Timestamp, entry: &Entry) -> Result<u64, LogError> {
+        let seq = self.queue(now, entry)?;
+        if entry.event.is_durable_at_once() {
+            self.commit()?;
+        }
+        Ok(seq)
+    }
+
+    /// Adds a line as [`append`](Self::append) does, but leaves it to the caller when it becomes durable: several that matter may
+    /// share one commit.
+    ///
+    /// # Errors
+    /// Of the disk: then the log has failed.
+    pub fn queue(&mut self, now: Timestamp, entry: &Entry) -> Result<u64, LogError> {
         if self.failed {
             return Err(LogError::Failed);
         }
@@ -238,12 +251,20 @@ impl Log {
         if self.unsigned() >= CHECKPOINT_LINES {
             self.sign();
         }
-        if entry.event.is_durable_at_once() || self.checkpoints.queue.len() >= CHECKPOINT_BYTES {
+        if self.checkpoints.queue.len() >= CHECKPOINT_BYTES {
             self.commit()?;
         } else if self.lines.queue.len() >= QUEUE_BYTES {
-            self.guard(|log| log.lines.write())?;
+            self.write()?;
         }
         Ok(seq)
+    }
+
+    /// Hands every line so far to the operating system: they survive the death of this process, and not that of the machine.
+    ///
+    /// # Errors
+    /// Of the disk: then the log has failed.
+    pub fn write(&mut self) -> Result<(), LogError> {
+        self.guard(|log| log.lines.write())
     }
 
     /// Makes every line so far durable, and the checkpoints that have been signed.

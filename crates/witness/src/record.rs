@@ -61,10 +61,14 @@ events! {
     IfmessageSent = "ifmessage_sent",
     /// A message was verified, and went to the application.
     IfmessageReceived = "ifmessage_received",
+    /// The connection to a signaling server is gone.
+    SignalingDisconnected = "signaling_disconnected",
     /// The link to a peer is gone.
     PeerDisconnected = "peer_disconnected",
     /// The link to a peer is up, whatever the transport.
     PeerConnected = "peer_connected",
+    /// One of several roads to a peer became better or worse.
+    RoadChanged = "road_changed",
     /// A message or frame was refused.
     IfmessageRejected = "ifmessage_rejected",
     /// The peer acknowledged a message.
@@ -77,12 +81,16 @@ events! {
     KeyPinned = "key_pinned",
     /// A key handed over to its successor.
     KeyRotated = "key_rotated",
+    /// An agent has no key any more.
+    KeyRevoked = "key_revoked",
     /// Another key than the bound one was refused.
     KeyRefused = "key_refused",
     /// One number, two messages, both signed.
     Equivocation = "equivocation",
     /// A link was refused: a false proof, a stranger, a lie below the session.
     LinkRefused = "link_refused",
+    /// Another agent's log is not the one whose checkpoint is held here: it was cut, forked or rewritten. Both are kept.
+    LogForked = "log_forked",
     /// The receiver's state could not be kept.
     JournalFailed = "journal_failed",
     /// Events were lost before they reached the log; `count` says how many at most.
@@ -101,8 +109,10 @@ impl Event {
             self,
             Self::KeyPinned
                 | Self::KeyRotated
+                | Self::KeyRevoked
                 | Self::KeyRefused
                 | Self::Equivocation
+                | Self::LogForked
                 | Self::EventsDropped
                 | Self::LogOpened
                 | Self::LogClosed

@@ -5,7 +5,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -21,6 +21,9 @@ use crate::{
 
 /// Events that wait for the writer. At 300,000 a second that is a fifth of a second of a disk that stands still.
 const QUEUE: usize = 65_536;
+
+/// Events that the writer takes in one go, before it writes them and looks at the clock.
+const BATCH: usize = 256;
 
 /// How often the writer looks at the clock when nothing comes in.
 const TICK: Duration = Duration::from_millis(20);
@@ -72,16 +75,17 @@ pub struct Status {
 
 /// An open log with a thread that writes it.
 ///
-/// Events of one caller keep their order. An event that [is durable at once](Event::is_durable_at_once) is synced as soon as the
-/// writer comes to it; [`flush`](Self::flush) waits for that.
+/// Events of one caller keep their order. Each is handed to the operating system as soon as the writer comes to it; one that
+/// [is durable at once](Event::is_durable_at_once) is synced then, the others ten times a second. [`sync`](Self::sync) and
+/// [`flush`](Self::flush) tell when.
 ///
 /// Dropping it is [`close`](Self::close) without the answer: both wait for the disk.
 pub struct Witness {
-    jobs: Option<SyncSender<Job>>,
+    jobs: SyncSender<Job>,
     shared: Arc<Shared>,
     policy: Policy,
     clock: Clock,
-    writer: Option<JoinHandle<Result<(), LogError>>>,
+    writer: Mutex<Option<JoinHandle<Result<(), LogError>>>>,
 }
 
 impl Witness {
@@ -128,11 +132,11 @@ impl Witness {
                 kind: error.kind(),
             })?;
         let witness = Self {
-            jobs: Some(jobs),
+            jobs,
             shared,
             policy,
             clock,
-            writer: Some(writer),
+            writer: Mutex::new(Some(writer)),
         };
         Ok((witness, recovered))
     }
@@ -143,7 +147,7 @@ impl Witness {
     /// # Errors
     /// Under [`Policy::Required`] only. Under [`Policy::BestEffort`] what does not fit is counted.
     pub fn try_record(&self, entry: Entry) -> Result<(), NotRecorded> {
-        let outcome = self.offer(entry);
+        let outcome = self.offer(entry).map_err(|(error, _)| error);
         if outcome.is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -159,12 +163,72 @@ impl Witness {
     /// [`NotRecorded`], whatever the policy.
     pub fn flush(&self) -> Result<Checkpoint, NotRecorded> {
         let (reply, answer) = sync_channel(1);
-        let jobs = self.jobs.as_ref().ok_or(NotRecorded::Closed)?;
-        jobs.send(Job::Flush(reply)).map_err(|_| NotRecorded::Closed)?;
+        self.jobs
+            .send(Job::Flush(reply))
+            .map_err(|_| NotRecorded::Closed)?;
         answer
             .recv()
             .map_err(|_| NotRecorded::Closed)?
             .map_err(NotRecorded::Failed)
+    }
+
+    /// Puts an event on record, whatever the policy, or gives it back; then it is not counted as lost, for it may be offered again.
+    /// Never waits.
+    ///
+    /// # Errors
+    /// [`NotRecorded`], with the event.
+    pub fn offer(&self, entry: Entry) -> Result<(), (NotRecorded, Box<Entry>)> {
+        if let Some(error) = self.failure() {
+            return Err((NotRecorded::Failed(error), Box::new(entry)));
+        }
+        // Before it is sent, so that `is_written` is never true of one that is still on its way.
+        self.shared.accepted.fetch_add(1, Ordering::AcqRel);
+        let sent = self.jobs.try_send(Job::Record((self.clock)(), entry));
+        sent.map_err(|error| {
+            self.shared.accepted.fetch_sub(1, Ordering::AcqRel);
+            let (reason, job) = match error {
+                TrySendError::Full(job) => (NotRecorded::Full, job),
+                TrySendError::Disconnected(job) => (NotRecorded::Closed, job),
+            };
+            match job {
+                Job::Record(_, entry) => (reason, Box::new(entry)),
+                // Nothing else was sent.
+                _ => (reason, Box::new(Entry::new(Event::EventsDropped))),
+            }
+        })
+    }
+
+    /// Calls `done`, from the writer's thread, once every event that was recorded before is with the operating system, or, if
+    /// `durable`, on disk. Never waits.
+    ///
+    /// # Errors
+    /// If it cannot even be asked; then `done` is dropped uncalled.
+    pub fn sync(&self, durable: bool, done: Done) -> Result<(), NotRecorded> {
+        self.failure()
+            .map_or(Ok(()), |error| Err(NotRecorded::Failed(error)))?;
+        self.jobs.try_send(Job::Sync { durable, done }).map_err(not_sent)
+    }
+
+    /// Whether everything that was recorded is with the operating system, as [`sync`](Self::sync) would wait for.
+    pub fn is_written(&self) -> bool {
+        let accepted = self.shared.accepted.load(Ordering::Acquire);
+        self.shared.written.load(Ordering::Acquire) >= accepted
+    }
+
+    /// Counts events that a caller had to leave out: the log tells how many.
+    pub fn count_dropped(&self, events: u64) {
+        self.shared.dropped.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// Why it does not write, if it does not.
+    pub fn failure(&self) -> Option<LogError> {
+        let failed = self.shared.failed.load(Ordering::Relaxed) != 0;
+        failed.then(|| self.shared.status().failure.clone().unwrap_or(LogError::Failed))
+    }
+
+    /// What becomes of an action whose event cannot be recorded.
+    pub fn policy(&self) -> Policy {
+        self.policy
     }
 
     /// How it is doing.
@@ -175,30 +239,15 @@ impl Witness {
         }
     }
 
-    /// Writes what waits, then `log_closed`, under a last checkpoint. Blocks.
+    /// Writes what waits, then `log_closed`, under a last checkpoint; what is recorded later is refused. Blocks. Idempotent.
     ///
     /// # Errors
     /// Of the disk.
-    pub fn close(mut self) -> Result<(), LogError> {
-        self.end()
-    }
-
-    fn offer(&self, entry: Entry) -> Result<(), NotRecorded> {
-        if self.shared.failed.load(Ordering::Relaxed) != 0 {
-            let failure = self.shared.status().failure.clone();
-            return Err(NotRecorded::Failed(failure.unwrap_or(LogError::Failed)));
-        }
-        let jobs = self.jobs.as_ref().ok_or(NotRecorded::Closed)?;
-        jobs.try_send(Job::Record((self.clock)(), entry))
-            .map_err(|error| match error {
-                TrySendError::Full(_) => NotRecorded::Full,
-                TrySendError::Disconnected(_) => NotRecorded::Closed,
-            })
-    }
-
-    fn end(&mut self) -> Result<(), LogError> {
-        self.jobs = None;
-        match self.writer.take() {
+    pub fn close(&self) -> Result<(), LogError> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // If it is gone already, there is nobody to tell.
+        let _gone = self.jobs.send(Job::Close);
+        match writer {
             // A writer that panicked has left a log in an unknown state.
             Some(writer) => writer.join().unwrap_or(Err(LogError::Failed)),
             None => Ok(()),
@@ -206,9 +255,16 @@ impl Witness {
     }
 }
 
+fn not_sent(error: TrySendError<Job>) -> NotRecorded {
+    match error {
+        TrySendError::Full(_) => NotRecorded::Full,
+        TrySendError::Disconnected(_) => NotRecorded::Closed,
+    }
+}
+
 impl Drop for Witness {
     fn drop(&mut self) {
-        if let Err(error) = self.end() {
+        if let Err(error) = self.close() {
             tracing::error!(%error, "the witness log was not closed in good order");
         }
     }
@@ -223,13 +279,21 @@ impl fmt::Debug for Witness {
     }
 }
 
+/// Is told when events are written.
+pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
 enum Job {
     Record(Timestamp, Entry),
+    Sync { durable: bool, done: Done },
     Flush(SyncSender<Result<Checkpoint, LogError>>),
+    Close,
 }
 
 #[derive(Default)]
 struct Shared {
+    /// Events that were put in the queue, and that the writer is done with: they are with the operating system, or lost and counted.
+    accepted: AtomicU64,
+    written: AtomicU64,
     dropped: AtomicU64,
     failed: AtomicU64,
     status: Mutex<Status>,
@@ -268,24 +332,13 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, inbox: &Receiver<Job>) -> Result<(), LogError> {
-        let mut since_tick = 0;
-        loop {
+        let mut open = true;
+        while open {
             match inbox.recv_timeout(TICK) {
-                Ok(Job::Record(at, entry)) => {
-                    self.record(at, &entry);
-                    since_tick += 1;
-                    if since_tick < 64 {
-                        continue;
-                    }
-                }
-                Ok(Job::Flush(reply)) => {
-                    // Whoever asked may have gone.
-                    let _gone = reply.send(self.flush());
-                }
+                Ok(job) => open = self.batch(job, inbox),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Disconnected) => open = false,
             }
-            since_tick = 0;
             self.tick();
         }
         self.tell();
@@ -296,13 +349,76 @@ impl Writer {
         }
     }
 
+    /// Takes in what waits, and writes it with one call; syncs it, if any of it matters for trust. Whether there will be more.
+    fn batch(&mut self, first: Job, inbox: &Receiver<Job>) -> bool {
+        let (mut job, mut urgent, mut taken) = (first, false, 0);
+        loop {
+            match job {
+                Job::Record(at, entry) => {
+                    urgent |= entry.event().is_durable_at_once();
+                    self.record(at, &entry);
+                    taken += 1;
+                }
+                other => {
+                    self.write(std::mem::take(&mut urgent), &mut taken);
+                    match other {
+                        Job::Sync { durable, done } => done(self.sync(durable)),
+                        // Whoever asked may have gone.
+                        Job::Flush(reply) => _ = reply.send(self.flush()),
+                        Job::Close | Job::Record(..) => return false,
+                    }
+                }
+            }
+            if taken >= BATCH as u64 {
+                break;
+            }
+            job = match inbox.try_recv() {
+                Ok(next) => next,
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    self.write(urgent, &mut taken);
+                    return false;
+                }
+            };
+        }
+        self.write(urgent, &mut taken);
+        true
+    }
+
+    /// Hands what was taken to the operating system, or the disk.
+    fn write(&mut self, urgent: bool, taken: &mut u64) {
+        if let Some(log) = &mut self.log {
+            let written = if urgent { log.commit() } else { log.write() };
+            if let Err(error) = written {
+                self.fail(&error);
+            }
+        }
+        self.shared.written.fetch_add(*taken, Ordering::AcqRel);
+        *taken = 0;
+    }
+
+    /// Everything taken in so far was written already.
+    fn sync(&mut self, durable: bool) -> Result<(), LogError> {
+        let Some(log) = &mut self.log else {
+            return Err(self.shared.status().failure.clone().unwrap_or(LogError::Failed));
+        };
+        if !durable {
+            return Ok(());
+        }
+        let committed = log.commit();
+        if let Err(error) = &committed {
+            self.fail(error);
+        }
+        committed
+    }
+
     fn record(&mut self, at: Timestamp, entry: &Entry) {
         let Some(log) = &mut self.log else {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         };
         let size = log.size();
-        if let Err(error) = log.append(at, entry) {
+        if let Err(error) = log.queue(at, entry) {
             // A line that the log took is among those which `fail` counts.
             let lost = u64::from(log.size() == size);
             self.shared.dropped.fetch_add(lost, Ordering::Relaxed);

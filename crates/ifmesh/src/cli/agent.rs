@@ -58,6 +58,7 @@ impl Agent {
         };
         let (input, to) = (BufReader::new(tokio::io::stdin()), tokio::io::stdout());
         let served = serve(agent.session(), console, input, to, exit::asked_to_end()).await;
+        agent.close().await;
         served.map_err(|error| Failure::unavailable(format!("standard output: {error}")))?;
         // A read of standard input cannot be called off: do not wait for the next key.
         std::process::exit(exit::DONE.into());

@@ -1,0 +1,514 @@
+//! Puts what an agent's session and transport do on record.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use ifmesh_transport::{
+    Clock, Lane, LinkNotice, LinkObserver, Observer, ObserverError, Outcome, Refusal, SessionEvent,
+};
+use ifmesh_witness::{
+    Entry, Event, LogError, NotRecorded, Policy, Recovered, Settings, Status, Witness as WitnessLog,
+};
+use ifmsg::{
+    AgentId, Destination, Header, Identity, MessageDigest, MessageId, Performative, RejectedMessage,
+    Rejection, TrustError,
+};
+
+/// How long an action waits for the disk at most. Longer, and the disk counts as failed until it answers.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long it waits before it looks again for room in the witness's queue.
+const ROOM_AGAIN: Duration = Duration::from_millis(1);
+
+/// Refusals that are recorded in one second; the rest of that second is counted. So nobody fills a disk, or keeps it busy, with
+/// messages that are refused.
+const REFUSALS_PER_SECOND: u32 = 1_000;
+
+/// Refusals that are on disk before anything goes on, in one second; the rest of that second is durable within 100 ms, as traffic
+/// is.
+const URGENT_REFUSALS_PER_SECOND: u32 = 20;
+
+/// What is to be kept, and how strictly: the table `[witness]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WitnessConfig {
+    /// The folder of the log.
+    pub folder: PathBuf,
+    /// What becomes of an action that cannot be recorded.
+    pub policy: Policy,
+}
+
+impl WitnessConfig {
+    /// A log in this folder.
+    pub fn new(folder: impl Into<PathBuf>, policy: Policy) -> Self {
+        let folder = folder.into();
+        Self { folder, policy }
+    }
+}
+
+/// An agent's witness: an observer of its session and of its transports that writes the log.
+///
+/// - A message is recorded before it leaves, and before it is handed out.
+/// - A key that was pinned, exchanged, revoked or refused, an equivocation and a false signature are on disk before the session goes
+///   on; of refusals the first 20 in each second.
+/// - What was received is with the operating system before it is acknowledged: neither a kill nor a crash of the process
+///   takes it from the log.
+/// - Under [`Policy::Required`] the session halts while the log cannot be written. Under [`Policy::BestEffort`] it goes on, and
+///   what is lost is counted, logged as an error, and put on record as soon as that works again.
+/// - Digests only: no payload and no key material. The session's own control messages are not recorded.
+#[derive(Debug)]
+pub struct Witness {
+    log: WitnessLog,
+    clock: Arc<dyn Clock>,
+    folder: PathBuf,
+    transport: String,
+    /// Under `Required`: what has to wait for room. No longer than the events of one step of the session, which waits meanwhile.
+    waiting: Mutex<VecDeque<Entry>>,
+    urgent: AtomicBool,
+    refusals: Mutex<Refusals>,
+    late: Mutex<Option<Late>>,
+}
+
+type Late = tokio::sync::oneshot::Receiver<Result<(), LogError>>;
+
+#[derive(Debug, Default)]
+struct Refusals {
+    second: i64,
+    recorded: u32,
+    urgent: u32,
+}
+
+impl Witness {
+    /// Opens the log and starts its writer. Reads all of it first, in a thread of its own.
+    ///
+    /// `transport` is the name in records of messages, where the session does not know the road.
+    ///
+    /// # Errors
+    /// Those of [`ifmesh_witness::Log::open`].
+    pub async fn open(
+        config: &WitnessConfig,
+        agent: &AgentId,
+        identity: &Identity,
+        transport: &str,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Recovered), LogError> {
+        let (policy, folder) = (config.policy, config.folder.clone());
+        let settings = Settings::new(&folder, agent.clone());
+        let (identity, time) = (identity.clone(), clock.clone());
+        let opening = tokio::task::spawn_blocking(move || {
+            WitnessLog::open(settings, identity, policy, Arc::new(move || time.now()))
+        });
+        let (log, recovered) = opening.await.unwrap_or(Err(LogError::Failed))?;
+        let witness = Self {
+            log,
+            clock,
+            folder,
+            transport: transport.to_owned(),
+            waiting: Mutex::default(),
+            urgent: AtomicBool::new(false),
+            refusals: Mutex::default(),
+            late: Mutex::default(),
+        };
+        Ok((witness, recovered))
+    }
+
+    /// Writes what waits, under a last checkpoint. Idempotent.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub async fn close(self: Arc<Self>) -> Result<(), LogError> {
+        let closing = tokio::task::spawn_blocking(move || self.log.close());
+        closing.await.unwrap_or(Err(LogError::Failed))
+    }
+
+    /// How the log is doing.
+    pub fn status(&self) -> Status {
+        self.log.status()
+    }
+
+    /// Where the log is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn record(&self, entry: Entry) {
+        if self.log.policy() == Policy::BestEffort {
+            // What does not fit is counted there.
+            let _counted = self.log.try_record(entry);
+            return;
+        }
+        let mut waiting = lock(&self.waiting);
+        if !waiting.is_empty() {
+            waiting.push_back(entry);
+        } else if let Err((_, entry)) = self.log.offer(entry) {
+            waiting.push_back(*entry);
+        }
+    }
+
+    /// Whether a refusal is recorded, and whether at once.
+    fn admit_refusal(&self, urgent: bool) -> bool {
+        let second = self.clock.now().unix_millis().div_euclid(1_000);
+        let mut refusals = lock(&self.refusals);
+        if refusals.second != second {
+            *refusals = Refusals {
+                second,
+                ..Refusals::default()
+            };
+        }
+        if refusals.recorded >= REFUSALS_PER_SECOND {
+            self.log.count_dropped(1);
+            return false;
+        }
+        refusals.recorded += 1;
+        if urgent && refusals.urgent < URGENT_REFUSALS_PER_SECOND {
+            refusals.urgent += 1;
+            self.urgent.store(true, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Waits until what has to wait has found room.
+    async fn make_room(&self) -> Result<(), NotRecorded> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let refused = {
+                let mut waiting = lock(&self.waiting);
+                loop {
+                    let Some(entry) = waiting.pop_front() else {
+                        return Ok(());
+                    };
+                    if let Err((error, entry)) = self.log.offer(entry) {
+                        waiting.push_front(*entry);
+                        break error;
+                    }
+                }
+            };
+            if refused != NotRecorded::Full || tokio::time::Instant::now() >= deadline {
+                return Err(refused);
+            }
+            tokio::time::sleep(ROOM_AGAIN).await;
+        }
+    }
+
+    /// Waits until everything that was recorded is written, or on disk.
+    async fn sync(&self, durable: bool) -> Result<(), String> {
+        let slow = || "the disk does not answer".to_owned();
+        // One that did not answer is asked again only once it has.
+        let late = lock(&self.late).take();
+        if let Some(mut late) = late
+            && matches!(
+                late.try_recv(),
+                Err(tokio::sync::oneshot::error::TryRecvError::Empty)
+            )
+        {
+            *lock(&self.late) = Some(late);
+            return Err(slow());
+        }
+        let (sender, mut answer) = tokio::sync::oneshot::channel();
+        let done = Box::new(move |result| drop(sender.send(result)));
+        self.log.sync(durable, done).map_err(|error| error.to_string())?;
+        match tokio::time::timeout(PATIENCE, &mut answer).await {
+            Ok(Ok(result)) => result.map_err(|error| error.to_string()),
+            Ok(Err(_)) => Err(NotRecorded::Closed.to_string()),
+            Err(_) => {
+                *lock(&self.late) = Some(answer);
+                Err(slow())
+            }
+        }
+    }
+
+    fn on_rejected(&self, rejected: &RejectedMessage) {
+        let (header, reason) = (&rejected.header, &rejected.reason);
+        let event = match reason {
+            Rejection::Equivocation => Event::Equivocation,
+            Rejection::Untrusted(TrustError::KeyChanged | TrustError::Revoked | TrustError::WrongSource) => {
+                Event::KeyRefused
+            }
+            _ => Event::IfmessageRejected,
+        };
+        let urgent = event != Event::IfmessageRejected || *reason == Rejection::BadSignature;
+        if !self.admit_refusal(urgent) {
+            return;
+        }
+        let mut entry = of_message(event, header, rejected.digest, &header.source)
+            .transport(&self.transport)
+            .with("reason", reason.name())
+            .with("key_id", rejected.key.to_hex())
+            .with("authentic", u32::from(rejected.authentic));
+        if let Some(first) = rejected.proof.as_ref().and_then(|proof| proof.first.as_ref()) {
+            entry = entry.with("first_digest", first.digest().to_hex());
+        }
+        self.record(entry);
+    }
+
+    fn on_finished(&self, about: Entry, id: &MessageId, conversation: Option<&MessageId>, outcome: &Outcome) {
+        let mut entry = about.with("message_id", id.as_str());
+        if let Some(conversation) = conversation {
+            entry = entry.with("conversation", conversation.as_str());
+        }
+        if let Outcome::Refused(refusal) = outcome {
+            entry = entry.with(
+                "reason",
+                match refusal {
+                    Refusal::ByPeer(name) => format!("by-peer:{name}"),
+                    Refusal::SessionClosed => "session-closed".to_owned(),
+                    Refusal::PeerForgotten => "peer-forgotten".to_owned(),
+                    _ => "refused".to_owned(),
+                },
+            );
+        }
+        self.record(entry);
+    }
+}
+
+#[async_trait]
+impl Observer for Witness {
+    fn on_event(&self, event: &SessionEvent) {
+        let entry = match event {
+            SessionEvent::PeerUp { peer, epoch } => Entry::new(Event::PeerConnected)
+                .peer(peer.clone())
+                .transport(&self.transport)
+                .with("epoch", *epoch),
+            SessionEvent::PeerDown { peer, reason } => Entry::new(Event::PeerDisconnected)
+                .peer(peer.clone())
+                .transport(&self.transport)
+                .with("reason", reason.as_str()),
+            SessionEvent::Pinned { agent, key } => {
+                self.urgent.store(true, Ordering::Relaxed);
+                Entry::new(Event::KeyPinned)
+                    .peer(agent.clone())
+                    .with("key", key.to_hex())
+            }
+            SessionEvent::TrustChanged { agent, from, to } => {
+                self.urgent.store(true, Ordering::Relaxed);
+                let event = match (from, to) {
+                    (Some(_), Some(_)) => Event::KeyRotated,
+                    (_, None) => Event::KeyRevoked,
+                    (None, Some(_)) => Event::KeyPinned,
+                };
+                let mut entry = Entry::new(event).peer(agent.clone());
+                for (name, key) in [("former_key", from), ("key", to)] {
+                    if let Some(key) = key {
+                        entry = entry.with(name, key.to_hex());
+                    }
+                }
+                entry
+            }
+            SessionEvent::Sent {
+                message,
+                peer,
+                lane,
+                attempt,
+            } => {
+                // Acknowledgements that ride along: the session's own, which the other side does not record either.
+                if is_control(message.header()) {
+                    return;
+                }
+                let mut entry = of_message(Event::IfmessageSent, message.header(), message.digest(), peer)
+                    .transport(&self.transport);
+                if *attempt > 1 {
+                    entry = entry.with("attempt", *attempt);
+                }
+                if *lane == Lane::BestEffort {
+                    entry = entry.with("lane", "best-effort");
+                }
+                entry
+            }
+            SessionEvent::Received { message, road } => of_message(
+                Event::IfmessageReceived,
+                message.header(),
+                message.digest(),
+                message.source(),
+            )
+            .transport(road.as_deref().unwrap_or(&self.transport)),
+            SessionEvent::Rejected { rejected } => return self.on_rejected(rejected),
+            SessionEvent::Malformed { link, error } => {
+                if !self.admit_refusal(false) {
+                    return;
+                }
+                Entry::new(Event::IfmessageRejected)
+                    .peer(link.clone())
+                    .transport(&self.transport)
+                    .with("reason", Rejection::from(error.clone()).name())
+            }
+            SessionEvent::Finished {
+                id,
+                digest,
+                trace,
+                conversation,
+                peer,
+                outcome,
+                ..
+            } => {
+                let event = match outcome {
+                    Outcome::Acknowledged => Event::IfmessageAcknowledged,
+                    Outcome::Expired => Event::IfmessageExpired,
+                    Outcome::Refused(_) | Outcome::Unconfirmed => Event::IfmessageDropped,
+                };
+                let mut entry = Entry::new(event).peer(peer.clone()).digest(*digest);
+                if let Some(trace) = trace {
+                    entry = entry.trace(*trace);
+                }
+                return self.on_finished(entry, id, conversation.as_ref(), outcome);
+            }
+            SessionEvent::Dropped { digest, peer, reason } => {
+                let entry = Entry::new(Event::IfmessageDropped)
+                    .peer(peer.clone())
+                    .with("reason", *reason);
+                match digest {
+                    Some(digest) => entry.digest(*digest),
+                    None => entry,
+                }
+            }
+            SessionEvent::Road { change } => {
+                let entry = Entry::new(Event::RoadChanged)
+                    .peer(change.peer.clone())
+                    .transport(&change.road)
+                    .with("from", change.from.as_str())
+                    .with("to", change.to.as_str())
+                    .with("reason", change.reason);
+                match &change.switched {
+                    Some((from, to)) => entry.with("switched_from", &**from).with("switched_to", &**to),
+                    None => entry,
+                }
+            }
+            SessionEvent::TransportRefused { peer, reason, detail } => {
+                if !self.admit_refusal(false) {
+                    return;
+                }
+                let entry = Entry::new(Event::LinkRefused)
+                    .transport(&self.transport)
+                    .with("reason", *reason)
+                    .with("detail", detail.as_str());
+                match peer {
+                    Some(peer) => entry.peer(peer.clone()),
+                    None => entry,
+                }
+            }
+            SessionEvent::JournalFailed { error } => {
+                Entry::new(Event::JournalFailed).with("reason", error.0.as_str())
+            }
+            _ => return,
+        };
+        self.record(entry);
+    }
+
+    async fn settle(&self, acknowledging: bool) -> Result<(), ObserverError> {
+        let required = self.log.policy() == Policy::Required;
+        if required {
+            self.make_room()
+                .await
+                .map_err(|error| ObserverError(error.to_string()))?;
+        }
+        let urgent = self.urgent.swap(false, Ordering::Relaxed);
+        if urgent || (acknowledging && !self.log.is_written()) {
+            match self.sync(urgent).await {
+                Ok(()) => {}
+                Err(error) if required => {
+                    self.urgent.fetch_or(urgent, Ordering::Relaxed);
+                    return Err(ObserverError(error));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, folder = %self.folder.display(), "going on without the witness");
+                }
+            }
+        }
+        match self.log.failure() {
+            Some(error) if required => Err(ObserverError(error.to_string())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl LinkObserver for Witness {
+    fn on_notice(&self, transport: &str, notice: &LinkNotice) {
+        let entry = match notice {
+            LinkNotice::SignalingConnected { server } => {
+                Entry::new(Event::SignalingConnected).with("server", server.as_str())
+            }
+            LinkNotice::SignalingLost { server, reason } => Entry::new(Event::SignalingDisconnected)
+                .with("server", server.as_str())
+                .with("reason", reason.as_str()),
+            LinkNotice::OfferCreated { peer, sdp_hash } => Entry::new(Event::WebrtcOfferCreated)
+                .peer(peer.clone())
+                .sdp_hash(*sdp_hash),
+            LinkNotice::AnswerCreated { peer, sdp_hash } => Entry::new(Event::WebrtcAnswerCreated)
+                .peer(peer.clone())
+                .sdp_hash(*sdp_hash),
+            LinkNotice::CandidateSent { peer } => Entry::new(Event::IceCandidateSent).peer(peer.clone()),
+            LinkNotice::ChannelOpen { peer, label } => Entry::new(Event::DatachannelOpen)
+                .peer(peer.clone())
+                .with("label", *label),
+            _ => return,
+        };
+        // No message hangs on these, and they come from other tasks: counted, if there is no room.
+        let _counted = self.log.try_record(entry.transport(transport));
+    }
+}
+
+fn is_control(header: &Header) -> bool {
+    header
+        .performative
+        .as_ref()
+        .is_some_and(Performative::is_reserved)
+}
+
+/// What every record of a message says.
+fn of_message(event: Event, header: &Header, digest: MessageDigest, peer: &AgentId) -> Entry {
+    let mut entry = Entry::new(event)
+        .peer(peer.clone())
+        .digest(digest)
+        .with("message_id", header.id.as_str());
+    if let Some(trace) = header.trace_id {
+        entry = entry.trace(trace);
+    }
+    if let Some(conversation) = &header.conversation_id {
+        entry = entry.with("conversation", conversation.as_str());
+    }
+    if let Some(to) = &header.in_reply_to {
+        entry = entry.with("in_reply_to", to.as_str());
+    }
+    if let Some(act) = &header.performative {
+        entry = entry.with("performative", act.as_str());
+    }
+    if header.destination == Destination::Everyone {
+        entry = entry.with("broadcast", 1u32);
+    }
+    entry
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Several observers as one: each is told, and each is waited for, in turn.
+pub(crate) struct Observers(pub(crate) Vec<Arc<dyn Observer>>);
+
+#[async_trait]
+impl Observer for Observers {
+    fn on_event(&self, event: &SessionEvent) {
+        self.0.iter().for_each(|observer| observer.on_event(event));
+    }
+
+    async fn settle(&self, acknowledging: bool) -> Result<(), ObserverError> {
+        for observer in &self.0 {
+            observer.settle(acknowledging).await?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.0).finish()
+    }
+}
