@@ -101,7 +101,7 @@ pub fn write_key(path: &Path, identity: &Identity) -> Result<(), SetupError> {
 }
 
 /// The characters of an id that no file system minds; the others become `_`.
-fn file_name(agent: &AgentId) -> String {
+pub fn file_name(agent: &AgentId) -> String {
     agent
         .as_str()
         .chars()

@@ -28,7 +28,8 @@ fn account(arguments: &[&str]) -> Value {
 fn five_processes_exchange_every_message_once() {
     let account = account(&[]);
     let members: BTreeSet<&str> = account.as_object().unwrap().keys().map(String::as_str).collect();
-    let named = "agents connections setup_ms sent delivered duplicates lost rejected latency_ms msgs_per_s";
+    let named =
+        "agents connections setup_ms sent delivered duplicates lost rejected latency_ms msgs_per_s witness";
     assert_eq!(members, named.split(' ').collect());
     let percentiles: Vec<&String> = account["latency_ms"].as_object().unwrap().keys().collect();
     assert_eq!(percentiles, ["p50", "p95", "p99"]);

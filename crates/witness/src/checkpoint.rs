@@ -61,6 +61,12 @@ pub fn origin(agent: &AgentId) -> String {
     format!("ifmesh-witness/{}", agent.as_str().replace('+', "%2B"))
 }
 
+/// Whose log has this origin.
+pub fn agent_of_origin(origin: &str) -> Option<AgentId> {
+    let agent = origin.strip_prefix("ifmesh-witness/")?.replace("%2B", "+");
+    AgentId::new(agent).ok()
+}
+
 /// The key in the form that verifiers of signed notes take (`name+hash+base64`), such as Go's `note.NewVerifier`.
 pub fn verifier_key(agent: &AgentId, key: &PublicKey) -> String {
     let name = origin(agent);

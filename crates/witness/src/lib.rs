@@ -23,7 +23,7 @@ mod verify;
 mod walk;
 mod witness;
 
-pub use checkpoint::{Checkpoint, CheckpointError, LogKeys, origin, verifier_key};
+pub use checkpoint::{Checkpoint, CheckpointError, LogKeys, agent_of_origin, origin, verifier_key};
 pub use log::{CHECKPOINT_LINES, CHECKPOINT_MILLIS, Log, LogError, Recovered, Settings};
 pub use proof::{
     ConsistencyProof, InclusionProof, ProofError, ProveError, check_consistency_proof, check_proof, prove,
@@ -33,6 +33,6 @@ pub use record::{BadLine, Detail, Entry, Event, MAX_LINE, MAX_METADATA, MAX_META
 pub use tree::{
     Frontier, Hash, consistency_proof, inclusion_proof, root, verify_consistency, verify_inclusion,
 };
-pub use verify::{Verified, verify, verify_against};
+pub use verify::{Verified, peek_agents, read, verify, verify_against};
 pub use walk::{Fault, FaultKind, VerifyError};
 pub use witness::{Clock, Done, NotRecorded, Policy, Status, Witness};

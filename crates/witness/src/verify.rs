@@ -1,11 +1,18 @@
 //! Verifies a log that may have been in anybody's hands.
 
-use std::path::Path;
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Read as _},
+    path::Path,
+};
+
+use ifmsg::AgentId;
 
 use crate::{
-    checkpoint::{Checkpoint, LogKeys},
+    checkpoint::{Checkpoint, LogKeys, agent_of_origin},
+    record::{MAX_LINE, Record},
     tree::Hash,
-    walk::{FaultKind, VerifyError, Walked, fault, walk},
+    walk::{FaultKind, VerifyError, Walked, fault, io_error, walk},
 };
 
 /// A log that is in order.
@@ -49,6 +56,53 @@ pub fn verify(dir: &Path, keys: &LogKeys) -> Result<Verified, VerifyError> {
 pub fn verify_against(dir: &Path, keys: &LogKeys, held_note: &str) -> Result<Verified, VerifyError> {
     let held = Checkpoint::open(held_note, keys).map_err(VerifyError::Held)?;
     verified(dir, walk(dir, keys, Some(&held), |_| {})?)
+}
+
+/// As [`verify`], and shows every record on the way, in order. **What was shown counts only if all of it verifies**: keep it to
+/// yourself until this has returned.
+///
+/// # Errors
+/// As [`verify`].
+pub fn read(dir: &Path, keys: &LogKeys, mut on_record: impl FnMut(&Record)) -> Result<Verified, VerifyError> {
+    verified(dir, walk(dir, keys, None, |line| on_record(line.record))?)
+}
+
+/// Whose log this folder seems to hold, by its checkpoints and its lines; unverified, and empty if there is no log. More than one
+/// only where somebody meddled with it.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn peek_agents(dir: &Path) -> Result<Vec<AgentId>, VerifyError> {
+    let mut paths = Vec::new();
+    let entries = fs::read_dir(dir).map_err(|error| io_error(dir, &error))?;
+    for entry in entries {
+        let path = entry.map_err(|error| io_error(dir, &error))?.path();
+        let is_digits = |stem: &str| stem.len() == 8 && stem.bytes().all(|byte| byte.is_ascii_digit());
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if stem.is_some_and(is_digits) && matches!(extension, Some("jsonl" | "checkpoints")) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let mut agents = Vec::new();
+    for path in paths {
+        let mut first = Vec::new();
+        let opened = File::open(&path).map_err(|error| io_error(&path, &error))?;
+        BufReader::new(opened)
+            .take(MAX_LINE as u64)
+            .read_until(b'\n', &mut first)
+            .map_err(|error| io_error(&path, &error))?;
+        let line = first.strip_suffix(b"\n").unwrap_or(&first);
+        let agent = std::str::from_utf8(line).ok().and_then(agent_of_origin);
+        let agent = agent.or_else(|| Record::parse(line).ok().map(|record| record.agent));
+        if let Some(agent) = agent
+            && !agents.contains(&agent)
+        {
+            agents.push(agent);
+        }
+    }
+    Ok(agents)
 }
 
 pub(crate) fn verified(dir: &Path, walked: Walked) -> Result<Verified, VerifyError> {

@@ -29,6 +29,14 @@ impl Failure {
         }
     }
 
+    /// It was done, and something is not as it should be.
+    pub(crate) fn not_all_well(message: impl fmt::Display) -> Self {
+        Self {
+            code: NOT_ALL_WELL,
+            message: message.to_string(),
+        }
+    }
+
     /// The network, a server or a peer was not there.
     pub(crate) fn unavailable(message: impl fmt::Display) -> Self {
         Self {

@@ -9,6 +9,7 @@ mod lines;
 mod send;
 mod signaling;
 mod verify;
+mod witness;
 
 use clap::{Parser, Subcommand};
 
@@ -44,6 +45,7 @@ enum Command {
     Agent(agent::Agent),
     Send(send::Send),
     Verify(verify::Verify),
+    Witness(Box<witness::Witness>),
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<u8, Failure> {
@@ -55,6 +57,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<u8, Failure> {
         Command::Agent(command) => Box::pin(command.run()).await,
         Command::Send(command) => Box::pin(command.run()).await,
         Command::Verify(command) => command.run(),
+        Command::Witness(command) => Box::pin(command.run()).await,
     }
 }
 

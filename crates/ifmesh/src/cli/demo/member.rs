@@ -11,8 +11,11 @@ use std::{
     time::Duration,
 };
 
-use ifmesh::{AgentId, Identity};
-use ifmesh_transport::{Clock as _, Session, SessionConfig, SystemClock, next_epoch};
+use async_trait::async_trait;
+use ifmesh::{AgentId, Identity, Observer, Witness, WitnessConfig, WitnessPolicy};
+use ifmesh_transport::{
+    Clock as _, ObserverError, Session, SessionConfig, SessionEvent, SystemClock, next_epoch,
+};
 use ifmesh_transport_mem::{Mesh, MeshConfig};
 use ifmsg::{Permissions, TrustPolicy, TrustStore, canonical::Limits};
 use serde_json::Value;
@@ -23,9 +26,10 @@ use tokio::{
     task::JoinHandle,
 };
 
+use super::witness::Logs;
 use crate::cli::{
     Failure,
-    agent::{self, Console},
+    agent::{self, Console, Output},
 };
 
 /// What an agent reported.
@@ -288,15 +292,18 @@ fn parse(line: &[u8]) -> Option<Event> {
     })
 }
 
-/// Adds to an agent's file that nothing leaves this machine.
-pub(super) fn on_loopback(config: &Path) -> Result<(), Failure> {
+/// Adds to an agent's file that nothing leaves this machine, and where its witness log goes.
+pub(super) fn on_loopback(config: &Path, log: &Path) -> Result<(), Failure> {
     let failed = |error| Failure::usage(format!("{}: {error}", config.display()));
     let text = std::fs::read_to_string(config).map_err(failed)?;
-    std::fs::write(
-        config,
-        text.replace("addresses = []", "addresses = [\"127.0.0.1\"]"),
-    )
-    .map_err(failed)
+    let folder = toml::Value::String(log.display().to_string());
+    let lines = text.lines().map(|line| match line {
+        "addresses = []" => "addresses = [\"127.0.0.1\"]".to_owned(),
+        line if line.starts_with("folder = ") => format!("folder = {folder}"),
+        line => line.to_owned(),
+    });
+    let text: Vec<String> = lines.collect();
+    std::fs::write(config, text.join("\n")).map_err(failed)
 }
 
 /// The in-memory mesh, its agents' keys and whom they trust.
@@ -304,10 +311,11 @@ pub(super) struct MemGround {
     mesh: Mesh,
     identities: BTreeMap<AgentId, Identity>,
     trust: TrustStore,
+    logs: Logs,
 }
 
 impl MemGround {
-    pub(super) fn new(agents: &[AgentId]) -> Result<Self, Failure> {
+    pub(super) fn new(agents: &[AgentId], logs: &Logs) -> Result<Self, Failure> {
         let mut random = ifmesh::random();
         let identities: BTreeMap<_, _> = agents
             .iter()
@@ -324,7 +332,12 @@ impl MemGround {
             mesh,
             identities,
             trust,
+            logs: logs.clone(),
         })
+    }
+
+    pub(super) fn trust(&self) -> &TrustStore {
+        &self.trust
     }
 
     pub(super) fn start(
@@ -342,8 +355,8 @@ impl MemGround {
             epoch,
         );
         let (output, lines) = agent::output();
-        config.observer = Some(Arc::new(output.clone()));
-        let session = Session::start(transport, config, Arc::new(SystemClock), ifmesh::random());
+        let (agent, identity) = (agent.clone(), self.identities[agent].clone());
+        let wanted = WitnessConfig::new(self.logs.folder(&agent), WitnessPolicy::BestEffort);
         // The same lines as a process of its own would speak, through pipes of this process.
         let (our_input, its_input) = tokio::io::duplex(64 * 1024);
         let (its_output, our_output) = tokio::io::duplex(64 * 1024);
@@ -351,10 +364,19 @@ impl MemGround {
             limits: Limits::default(),
             linger: Duration::from_secs(5),
             exit_at_eof: true,
-            output,
+            output: output.clone(),
             lines,
         };
         let task = tokio::spawn(async move {
+            let clock = Arc::new(SystemClock);
+            let opened = Witness::open(&wanted, &agent, &identity, "mem", clock.clone()).await;
+            let witness = match opened {
+                Ok((witness, _)) => Arc::new(witness),
+                // It ends here, and its end is told.
+                Err(error) => return eprintln!("{agent}: witness: {error}"),
+            };
+            config.observer = Some(Arc::new(Both(witness.clone(), output)));
+            let session = Session::start(transport, config, clock, ifmesh::random());
             let served = agent::serve(
                 &session,
                 console,
@@ -364,6 +386,10 @@ impl MemGround {
             );
             // The pipes are this process's own.
             let _ = served.await;
+            drop(session);
+            if let Err(error) = witness.close().await {
+                eprintln!("{agent}: witness: {error}");
+            }
         });
         Ok(Member::with(
             index,
@@ -372,5 +398,21 @@ impl MemGround {
             our_output,
             reports,
         ))
+    }
+}
+
+/// The witness first: nothing is told to anybody that is not on record.
+#[derive(Debug)]
+struct Both(Arc<Witness>, Output);
+
+#[async_trait]
+impl Observer for Both {
+    fn on_event(&self, event: &SessionEvent) {
+        self.0.on_event(event);
+        self.1.on_event(event);
+    }
+
+    async fn settle(&self, acknowledging: bool) -> Result<(), ObserverError> {
+        self.0.settle(acknowledging).await
     }
 }

@@ -3,6 +3,7 @@
 mod input;
 mod member;
 mod score;
+mod witness;
 
 use std::{
     path::{Path, PathBuf},
@@ -12,6 +13,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use ifmesh::{AgentId, setup};
 use ifmesh_signaling::{Server, ServerConfig};
+use ifmsg::TrustStore;
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
@@ -47,7 +49,11 @@ Examples:
   ifmesh demo --agents 3 --repeat 100
   ifmesh demo --input messages.ndjson --json
 
-Exit code 0 only if every message arrived exactly once and verified.")]
+  ifmesh demo --witness logs && ifmesh witness verify logs
+
+At the end every agent's witness log is verified, and every record of a message that was sent is held against the receiver's.
+
+Exit code 0 only if every message arrived exactly once and verified, and the logs agree.")]
 pub(crate) struct Demo {
     /// How many agents; as many as the input names (5 for the built-in one), if left out.
     #[arg(long, value_parser = clap::value_parser!(u16).range(2..=100))]
@@ -59,6 +65,10 @@ pub(crate) struct Demo {
     /// Send the whole input so many times.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     repeat: u32,
+    /// Keep each agent's witness log in a folder of this one, which must be new or empty. Left out: they are checked and thrown
+    /// away.
+    #[arg(long)]
+    witness: Option<PathBuf>,
     /// What carries the messages.
     #[arg(long, value_enum, default_value_t = Transport::Webrtc)]
     transport: Transport,
@@ -81,7 +91,8 @@ impl Demo {
         let folder = tempfile::tempdir()
             .map_err(|error| Failure::unavailable(format!("no temporary folder: {error}")))?;
         let (reports_sender, reports) = mpsc::channel(4_096);
-        let ground = Ground::prepare(self.transport, folder.path(), &plan.agents).await?;
+        let logs = witness::Logs::prepare(self.witness.as_deref(), folder.path())?;
+        let ground = Ground::prepare(self.transport, folder.path(), &plan.agents, &logs).await?;
         let mut stage = Stage {
             say: Say { quiet: self.json },
             score: Score::new(&plan),
@@ -98,12 +109,18 @@ impl Demo {
         stage.close().await;
         result?;
         let account = stage.score.account(&stage.plan);
+        let trust = stage.ground.trust()?;
+        let agents = stage.plan.agents.clone();
+        let checking = tokio::task::spawn_blocking(move || logs.check(&agents, &trust));
+        let found = checking.await.map_err(Failure::unavailable)?;
         if self.json {
-            print_json(&account.to_json());
+            let mut json = account.to_json();
+            json["witness"] = found.to_json();
+            print_json(&json);
         } else {
-            print!("{account}");
+            print!("{account}{found}");
         }
-        Ok(if account.is_perfect() {
+        Ok(if account.is_perfect() && found.is_perfect() {
             exit::DONE
         } else {
             exit::NOT_ALL_WELL
@@ -116,14 +133,22 @@ enum Ground {
     WebRtc {
         server: Option<Server>,
         configs: Vec<PathBuf>,
+        trust: PathBuf,
     },
     Mem(Box<member::MemGround>),
 }
 
 impl Ground {
-    async fn prepare(transport: Transport, folder: &Path, agents: &[AgentId]) -> Result<Self, Failure> {
+    async fn prepare(
+        transport: Transport,
+        folder: &Path,
+        agents: &[AgentId],
+        logs: &witness::Logs,
+    ) -> Result<Self, Failure> {
         if transport == Transport::Mem {
-            return Ok(Self::Mem(Box::new(member::MemGround::new(agents)?)));
+            let ground = member::MemGround::new(agents, logs)?;
+            logs.keep_trust(ground.trust())?;
+            return Ok(Self::Mem(Box::new(ground)));
         }
         let listen = ([127, 0, 0, 1], 0).into();
         let name = AgentId::new("demo").map_err(Failure::usage)?;
@@ -132,14 +157,24 @@ impl Ground {
             .map_err(Failure::unavailable)?;
         let urls = [format!("ws://{}", server.local_addr())];
         let swarm = setup::init(folder, agents, &urls).map_err(Failure::usage)?;
-        let configs: Vec<PathBuf> = swarm.agents.into_iter().map(|(_, path)| path).collect();
-        for path in &configs {
-            member::on_loopback(path)?;
+        for (agent, path) in &swarm.agents {
+            member::on_loopback(path, &logs.folder(agent))?;
         }
+        let configs: Vec<PathBuf> = swarm.agents.into_iter().map(|(_, path)| path).collect();
+        logs.keep_trust(&ifmesh::read_trust(&swarm.trust).map_err(Failure::usage)?)?;
         Ok(Self::WebRtc {
             server: Some(server),
             configs,
+            trust: swarm.trust,
         })
+    }
+
+    /// The public keys of all agents.
+    fn trust(&self) -> Result<TrustStore, Failure> {
+        match self {
+            Self::WebRtc { trust, .. } => ifmesh::read_trust(trust).map_err(Failure::usage),
+            Self::Mem(ground) => Ok(ground.trust().clone()),
+        }
     }
 
     fn start(
