@@ -1,6 +1,7 @@
 //! The client: registers, reconnects, and turns a server's frames into events.
 
 use std::{
+    collections::VecDeque,
     fmt,
     pin::pin,
     sync::{
@@ -10,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use ifmsg::{AgentId, Identity};
 use rand_core::CryptoRng;
@@ -20,7 +22,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    client_async_with_config,
     tungstenite::{
         Error as WsError, Message, Utf8Bytes,
         client::IntoClientRequest as _,
@@ -30,9 +32,15 @@ use tokio_tungstenite::{
 
 use crate::{
     flag::set,
-    protocol::{AgentInfo, ClientFrame, ErrorCode, FrameLimits, MAX_SAFE_INTEGER, ServerFrame, Signal},
+    protocol::{
+        AgentInfo, ClientFrame, ErrorCode, FrameLimits, MAX_SAFE_INTEGER, RelayTerms, ServerFrame, Signal,
+        SocketRole,
+    },
+    relay::RelayFrame,
     server::close_code,
     statement::registration_statement,
+    stream::{ByteStream, Socket},
+    tls::ClientTls,
 };
 
 /// A connection to one signaling server at a time, kept up until [`close`](Self::close) or until dropped.
@@ -41,6 +49,7 @@ use crate::{
 pub struct Client {
     events: mpsc::Receiver<Event>,
     sender: SignalSender,
+    relay: RelaySender,
     closing: watch::Sender<bool>,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
@@ -50,8 +59,12 @@ pub struct Client {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ClientConfig {
-    /// `ws://host:port`, one or more. After a failure the next one is tried.
+    /// `ws://host:port` or `wss://host:port`, one or more. After a failure the next one is tried.
     pub urls: Vec<String>,
+    /// Whose certificates are taken for those of a `wss://` server.
+    pub tls: ClientTls,
+    /// What the connection is for. One agent may have a client of each role.
+    pub role: SocketRole,
     /// The name to register.
     pub agent_id: AgentId,
     /// The key to prove.
@@ -75,6 +88,8 @@ impl ClientConfig {
     ) -> Self {
         Self {
             urls: urls.into_iter().map(Into::into).collect(),
+            tls: ClientTls::default(),
+            role: SocketRole::default(),
             agent_id,
             identity,
             epoch,
@@ -136,8 +151,10 @@ pub enum Event {
         url: String,
         /// The server's name; the original's has none.
         server_id: Option<AgentId>,
-        /// Everybody else.
+        /// Everybody else with a socket of the same role.
         agents: Vec<AgentInfo>,
+        /// What this socket may relay: given to the role [`SocketRole::Relay`], and to no other.
+        relay: Option<RelayTerms>,
     },
     /// Somebody registered, for the first time or again: a connection of theirs from before is over.
     Joined(AgentInfo),
@@ -150,6 +167,8 @@ pub enum Event {
         /// What.
         signal: Signal,
     },
+    /// Something came by the relay: who sent it, if the server is honest, and what.
+    Relayed(RelayFrame),
     /// The server refused a frame.
     ServerError {
         /// For programs; the original's server sends none.
@@ -254,8 +273,8 @@ pub enum InvalidClientConfig {
     /// No url.
     #[error("no signaling server is configured: at least one url is needed")]
     NoUrls,
-    /// Not `ws://host:port`.
-    #[error("{0:?} is not the url of a signaling server: ws://host:port is needed")]
+    /// Not `ws://host:port` or `wss://host:port`.
+    #[error("{0:?} is not the url of a signaling server: ws://host:port or wss://host:port is needed")]
     BadUrl(String),
     /// Over 2^53-1.
     #[error("the epoch {0} is larger than 2^53-1")]
@@ -296,6 +315,33 @@ impl SignalSender {
     }
 }
 
+/// Sends [`RelayFrame`]s; a [`Client`] of the role [`SocketRole::Relay`] has any number of them.
+#[derive(Debug, Clone)]
+pub struct RelaySender {
+    queue: mpsc::Sender<Bytes>,
+}
+
+/// Room for one frame. Dropped unused, it gives the room back.
+#[derive(Debug)]
+pub struct RelayPermit<'a>(mpsc::Permit<'a, Bytes>);
+
+impl RelaySender {
+    /// Waits for room for one frame: the queue is short, so that what is sent is decided late. `None`: the client is closed.
+    /// Cancel safe.
+    ///
+    /// What is queued when a connection breaks goes out by the next one, or is lost.
+    pub async fn reserve(&self) -> Option<RelayPermit<'_>> {
+        self.queue.reserve().await.ok().map(RelayPermit)
+    }
+}
+
+impl RelayPermit<'_> {
+    /// Queues an encoded [`RelayFrame`]. Must keep to the [`RelayTerms`].
+    pub fn send(self, frame: Bytes) {
+        self.0.send(frame);
+    }
+}
+
 impl Client {
     /// Starts to connect, in a task of its own; how that goes is told by [`recv`](Self::recv). Must be called within a tokio
     /// runtime. `random` spreads the reconnections of many clients over time.
@@ -307,11 +353,7 @@ impl Client {
             return Err(InvalidClientConfig::NoUrls);
         }
         for url in &config.urls {
-            let valid = url
-                .as_str()
-                .into_client_request()
-                .is_ok_and(|request| request.uri().scheme_str() == Some("ws"));
-            if !valid {
+            if Address::parse(url).is_none() {
                 return Err(InvalidClientConfig::BadUrl(url.clone()));
             }
         }
@@ -319,6 +361,7 @@ impl Client {
             return Err(InvalidClientConfig::BadEpoch(config.epoch));
         }
         let (queue, signals) = mpsc::channel(config.limits.queue_signals.max(1));
+        let (relay, relayed) = mpsc::channel(QUEUE_RELAYED);
         let (events_in, events) = mpsc::channel(config.limits.queue_events.max(1));
         let (closing, close) = watch::channel(false);
         let shared = Arc::new(Shared::default());
@@ -328,12 +371,15 @@ impl Client {
             random: Box::new(random),
             events: events_in,
             signals,
+            relayed,
+            alternatives: VecDeque::new(),
             closing: close,
             shared: Arc::clone(&shared),
         };
         Ok(Self {
             events,
             sender: SignalSender { queue },
+            relay: RelaySender { queue: relay },
             closing,
             shared,
             task: tokio::spawn(driver.run()),
@@ -357,8 +403,13 @@ impl Client {
         self.sender.clone()
     }
 
+    /// A handle that sends relayed frames.
+    pub fn relay_sender(&self) -> RelaySender {
+        self.relay.clone()
+    }
+
     /// Closes with a close frame (1000), so that the others learn at once; takes at most two seconds. Signals that still wait
-    /// are dropped.
+    /// are dropped, relayed frames go out.
     pub async fn close(mut self) {
         self.closing.send_replace(true);
         let _ = timeout(CLOSE_TIMEOUT * 2, &mut self.task).await;
@@ -388,8 +439,10 @@ impl fmt::Debug for Client {
 }
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+/// Relayed frames between their scheduler and the socket, and how many of them are written before they are flushed.
+const QUEUE_RELAYED: usize = 8;
+/// Of the urls that a server names when it goes away, so many are tried.
+const MAX_ALTERNATIVES: usize = 8;
 
 #[derive(Debug)]
 struct Queued {
@@ -409,6 +462,9 @@ struct Driver {
     random: Box<dyn CryptoRng + Send>,
     events: mpsc::Sender<Event>,
     signals: mpsc::Receiver<Queued>,
+    relayed: mpsc::Receiver<Bytes>,
+    /// Where the last server said to go. Each is tried once, before the configured ones.
+    alternatives: VecDeque<String>,
     closing: watch::Receiver<bool>,
     shared: Arc<Shared>,
     /// What each url refused for good.
@@ -427,17 +483,22 @@ enum Outcome {
 
 impl Driver {
     async fn run(mut self) {
+        // Of the configured urls.
         let mut at = 0;
         let mut attempt = 0;
         loop {
-            let url = self.config.urls[at].clone();
+            let elsewhere = self.alternatives.pop_front();
+            let is_configured = elsewhere.is_none();
+            let url = elsewhere.unwrap_or_else(|| self.config.urls[at].clone());
             let started = Instant::now();
             let outcome = self.connection(&url).await;
             let reason = match outcome {
                 Outcome::Closed => return,
                 Outcome::Lost(reason) => reason,
                 Outcome::Refused(refusal) => {
-                    self.refused[at] = Some(refusal.clone());
+                    if is_configured {
+                        self.refused[at] = Some(refusal.clone());
+                    }
                     DisconnectReason::Refused(refusal)
                 }
             };
@@ -445,17 +506,21 @@ impl Driver {
             if started.elapsed() >= self.config.limits.backoff_max {
                 attempt = 0;
             }
-            let count = self.config.urls.len();
-            let next = (1..=count)
-                .map(|step| (at + step) % count)
-                .find(|&i| self.refused[i].is_none());
-            let Some(next) = next else {
-                if let DisconnectReason::Refused(refusal) = reason {
-                    self.emit(Event::Refused(refusal)).await;
+            if is_configured {
+                let count = self.config.urls.len();
+                let next = (1..=count)
+                    .map(|step| (at + step) % count)
+                    .find(|&i| self.refused[i].is_none());
+                match next {
+                    Some(next) => at = next,
+                    None => {
+                        if let DisconnectReason::Refused(refusal) = reason {
+                            self.emit(Event::Refused(refusal)).await;
+                        }
+                        return;
+                    }
                 }
-                return;
-            };
-            at = next;
+            }
             let retry_in = self.backoff(attempt);
             attempt = attempt.saturating_add(1);
             tracing::debug!(%reason, ?retry_in, "signaling connection lost");
@@ -491,19 +556,18 @@ impl Driver {
             .write_buffer_size(16 * 1024)
             .max_message_size(Some(limits.max_frame_bytes))
             .max_frame_size(Some(limits.max_frame_bytes));
-        let (mut socket, _) = connect_async_with_config(url, Some(config), true)
-            .await
-            .map_err(|error| {
-                Outcome::Lost(DisconnectReason::Unreachable {
-                    url: url.to_owned(),
-                    error: error.to_string(),
-                })
-            })?;
+        let mut socket = connect(url, &self.config.tls, config).await.map_err(|error| {
+            Outcome::Lost(DisconnectReason::Unreachable {
+                url: url.to_owned(),
+                error,
+            })
+        })?;
         let identity = &self.config.identity;
         let register = ClientFrame::Register {
             agent_id: self.config.agent_id.clone(),
             public_key: Some(*identity.public_key()),
             epoch: Some(self.config.epoch),
+            role: self.config.role,
         };
         send(&mut socket, &register).await?;
         let mut proved = false;
@@ -528,6 +592,8 @@ impl Driver {
                     connected_agents,
                     agents,
                     server_id,
+                    relay,
+                    ..
                 }) if agent_id == self.config.agent_id => {
                     if let Some(server_id) = &server_id {
                         self.check_server(url, server_id)?;
@@ -542,6 +608,7 @@ impl Driver {
                         url: url.to_owned(),
                         server_id,
                         agents,
+                        relay,
                     };
                     return Ok((socket, event));
                 }
@@ -583,7 +650,7 @@ impl Driver {
         loop {
             let message = tokio::select! {
                 () = set(&mut closing) => {
-                    say_goodbye(&mut socket).await;
+                    say_goodbye(&mut socket, &mut self.relayed).await;
                     return Outcome::Closed;
                 }
                 permit = events.reserve(), if pending.is_some() => match permit {
@@ -602,9 +669,9 @@ impl Driver {
                     match message {
                         Some(Ok(message)) => {
                             match message {
-                                Message::Text(text) => pending = self.event(&text),
+                                Message::Text(text) => pending = self.event(&text, url),
                                 Message::Close(frame) => return closed(url, frame),
-                                Message::Binary(_) => self.ignore("binary frame"),
+                                Message::Binary(frame) => pending = self.relayed_event(&frame),
                                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
                             }
                             continue;
@@ -624,12 +691,24 @@ impl Driver {
                     }
                     None => return Outcome::Closed,
                 },
+                Some(frame) = self.relayed.recv() => Message::Binary(frame),
                 _ = ping.tick() => Message::Ping(Default::default()),
                 () = sleep_until(heard + limits.idle_timeout), if pending.is_none() => {
                     return Outcome::Lost(DisconnectReason::Idle);
                 }
             };
-            match timeout(limits.idle_timeout, socket.send(message)).await {
+            let relayed = &mut self.relayed;
+            let batch = async {
+                socket.feed(message).await?;
+                for _ in 1..QUEUE_RELAYED {
+                    match relayed.try_recv() {
+                        Ok(frame) => socket.feed(Message::Binary(frame)).await?,
+                        Err(_) => break,
+                    }
+                }
+                socket.flush().await
+            };
+            match timeout(limits.idle_timeout, batch).await {
                 Ok(Ok(())) => {}
                 // The server closed while this was being sent: its reason is in what it sent before.
                 Ok(Err(error)) => return last_words(url, &mut socket, &error).await,
@@ -638,8 +717,34 @@ impl Driver {
         }
     }
 
-    fn event(&self, text: &str) -> Option<Event> {
+    fn relayed_event(&self, frame: &Bytes) -> Option<Event> {
+        if self.config.role == SocketRole::Relay
+            && let Some(frame) = RelayFrame::decode(frame)
+            && frame.agent != self.config.agent_id
+        {
+            return Some(Event::Relayed(frame));
+        }
+        self.ignore("binary frame");
+        None
+    }
+
+    /// The server's hint where to go. It is as little trusted as the server itself, but must not take TLS away.
+    fn going_away(&mut self, urls: Vec<String>, from: &str) {
+        tracing::info!(?urls, "the signaling server is going away");
+        let plain = Address::parse(from).is_some_and(|address| !address.tls);
+        self.alternatives = urls
+            .into_iter()
+            .filter(|url| url != from && Address::parse(url).is_some_and(|address| address.tls || plain))
+            .take(MAX_ALTERNATIVES)
+            .collect();
+    }
+
+    fn event(&mut self, text: &str, url: &str) -> Option<Event> {
         match self.parse(text)? {
+            ServerFrame::GoingAway { urls } => {
+                self.going_away(urls, url);
+                None
+            }
             ServerFrame::Offer(frame) => self.signal(frame.into_signal()),
             ServerFrame::Answer(frame) => self.signal(frame.into_signal()),
             ServerFrame::IceCandidate(frame) => self.signal(frame.into_signal()),
@@ -733,6 +838,56 @@ impl Driver {
     }
 }
 
+/// Where a url points to.
+struct Address {
+    tls: bool,
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    /// `None`: not a url of a WebSocket.
+    fn parse(url: &str) -> Option<Self> {
+        let request = url.into_client_request().ok()?;
+        let uri = request.uri();
+        let tls = match uri.scheme_str()? {
+            "ws" => false,
+            "wss" => true,
+            _ => return None,
+        };
+        let host = uri.host()?;
+        let host = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        Some(Self {
+            tls,
+            host: host.to_owned(),
+            port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
+        })
+    }
+}
+
+/// TCP, TLS if the url asks for it, and the WebSocket's handshake; or, for people, why not.
+async fn connect(url: &str, tls: &ClientTls, config: WebSocketConfig) -> Result<Socket, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let address = Address::parse(url).ok_or("not the url of a WebSocket")?;
+    let stream = TcpStream::connect((address.host.as_str(), address.port))
+        .await
+        .map_err(text)?;
+    // Small frames, each of which somebody waits for.
+    stream.set_nodelay(true).map_err(text)?;
+    let stream: Box<dyn ByteStream> = if address.tls {
+        Box::new(tls.connect(&address.host, stream).await.map_err(text)?)
+    } else {
+        Box::new(stream)
+    };
+    let (socket, _) = client_async_with_config(url, stream, Some(config))
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(socket)
+}
+
 async fn send(socket: &mut Socket, frame: &ClientFrame) -> Result<(), Outcome> {
     socket
         .send(Message::Text(frame.to_text().into()))
@@ -768,8 +923,13 @@ async fn last_words(url: &str, socket: &mut Socket, error: &WsError) -> Outcome 
     }
 }
 
-async fn say_goodbye(socket: &mut Socket) {
+async fn say_goodbye(socket: &mut Socket, relayed: &mut mpsc::Receiver<Bytes>) {
     let goodbye = async {
+        while let Ok(frame) = relayed.try_recv() {
+            if socket.feed(Message::Binary(frame)).await.is_err() {
+                return;
+            }
+        }
         let frame = CloseFrame {
             code: 1000.into(),
             reason: Utf8Bytes::default(),
@@ -817,6 +977,8 @@ mod tests {
             connected_agents: agents.iter().map(|agent| agent.agent_id.clone()).collect(),
             agents,
             server_id: None,
+            relay: None,
+            ice: None,
         };
         let limits = ClientLimits::default();
         let limits = FrameLimits {

@@ -43,23 +43,28 @@
 mod client;
 mod flag;
 mod protocol;
+mod relay;
 mod server;
 mod spelling;
 mod statement;
+mod stream;
+mod tls;
 
 pub use client::{
-    Client, ClientConfig, ClientLimits, DisconnectReason, Event, InvalidClientConfig, Refusal, SendError,
-    SignalSender,
+    Client, ClientConfig, ClientLimits, DisconnectReason, Event, InvalidClientConfig, Refusal, RelayPermit,
+    RelaySender, SendError, SignalSender,
 };
 pub use protocol::{
     AgentInfo, AnswerFrame, CandidateFrame, ClientFrame, ErrorCode, FrameError, FrameLimits, IceCandidate,
-    MAX_SAFE_INTEGER, Nonce, OfferFrame, ServerFrame, Signal,
+    IceServer, IceServers, MAX_SAFE_INTEGER, Nonce, OfferFrame, RelayTerms, ServerFrame, Signal, SocketRole,
 };
+pub use relay::{RELAY_FRAME_COST, RelayFrame};
 pub use server::{
-    BindError, RegistrationMode, Server, ServerConfig, ServerLimits, ServerMetrics, close_code,
+    BindError, RegistrationMode, RelayLimits, Server, ServerConfig, ServerLimits, ServerMetrics, close_code,
 };
 pub use statement::{
     DEFAULT_DESCRIPTION_TTL_MILLIS, DescriptionRejected, DescriptionToSign, ExpectedDescription,
     MAX_DESCRIPTION_TTL_MILLIS, Role, SdpError, SessionId, Sha256Digest, SignedDescription,
     VerifiedDescription, registration_statement, sdp_identity, sign_description, verify_description,
 };
+pub use tls::{ClientTls, ServerTls, TlsError};

@@ -3,6 +3,8 @@
 //! A superset of the original protocol: its seven frame types are spelt as they always were, members that it never knew
 //! are optional, and members that we do not know are ignored (and relayed as they came).
 
+use std::fmt;
+
 use ifmsg::{AgentId, PublicKey, SignatureBytes};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +40,9 @@ pub enum ClientFrame {
             with = "spelling::epoch::option"
         )]
         epoch: Option<u64>,
+        /// What the socket is for. Absent: to exchange signals.
+        #[serde(default, skip_serializing_if = "SocketRole::is_signals")]
+        role: SocketRole,
     },
     /// Answers a [`ServerFrame::Challenge`].
     Proof {
@@ -51,6 +56,80 @@ pub enum ClientFrame {
     Answer(AnswerFrame),
     /// A candidate for one agent.
     IceCandidate(CandidateFrame),
+    /// Asks for fresh [`IceServers`], before the former ones expire.
+    IceServers {},
+}
+
+/// What a registered socket is for. An agent may have one socket of each role at a server; each role has names, presence and
+/// limits of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SocketRole {
+    /// Offers, answers and candidates, as text.
+    #[default]
+    Signals,
+    /// [`RelayFrame`](crate::RelayFrame)s, as binary frames.
+    Relay,
+}
+
+impl SocketRole {
+    fn is_signals(&self) -> bool {
+        *self == Self::Signals
+    }
+}
+
+/// What a server lets a relay socket do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RelayTerms {
+    /// Bytes in a binary frame, header included. A longer one closes the connection.
+    pub max_frame: usize,
+    /// Bytes that may wait at the server on the way from one agent to one other, each frame counted with
+    /// [`RELAY_FRAME_COST`](crate::RELAY_FRAME_COST) more than it has. What comes beyond is dropped, and its sender is told
+    /// [`ErrorCode::RelayOverflow`].
+    pub pair_bytes: usize,
+}
+
+impl RelayTerms {
+    /// What every server that relays allows.
+    pub fn least() -> Self {
+        Self {
+            max_frame: 4 * 1024,
+            pair_bytes: 64 * 1024,
+        }
+    }
+}
+
+/// STUN and TURN servers with credentials, as a server hands them out (`RTCIceServer` of W3C WebRTC, 4.2.2).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct IceServers {
+    /// The servers.
+    pub ice_servers: Vec<IceServer>,
+    /// For how many seconds, from when this came, new allocations are granted with these credentials.
+    pub ice_expires_in: u64,
+}
+
+/// One STUN or TURN server.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IceServer {
+    /// `stun:host:port`, `turn:host:port?transport=udp`.
+    pub urls: Vec<String>,
+    /// Empty for STUN.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub username: String,
+    /// Empty for STUN. `Debug` does not show it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub credential: String,
+}
+
+impl fmt::Debug for IceServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IceServer")
+            .field("urls", &self.urls)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a server sends.
@@ -78,6 +157,19 @@ pub enum ServerFrame {
         /// The server's name. Absent towards a client that registered without a key.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server_id: Option<AgentId>,
+        /// What this socket may relay. Present exactly if it registered with [`SocketRole::Relay`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        relay: Option<RelayTerms>,
+        /// STUN and TURN servers, if the server hands any out. Absent towards a client that registered without a key.
+        #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
+        ice: Option<IceServers>,
+    },
+    /// Answers [`ClientFrame::IceServers`]. Without servers, if the server hands none out.
+    IceServers(IceServers),
+    /// The server is about to shut down, and closes with 1001 after this. Its clients may go elsewhere.
+    GoingAway {
+        /// Other servers, `ws://` or `wss://`, the best first. May be empty.
+        urls: Vec<String>,
     },
     /// Somebody else registered.
     AgentJoined(AgentInfo),
@@ -276,6 +368,13 @@ pub enum ErrorCode {
     NotAllowed,
     /// The server has as many agents as it may. Later, or elsewhere.
     ServerFull,
+    /// This server relays nothing. Final.
+    RelayOff,
+    /// A relayed frame was dropped: too much waits for its addressee already. The sender did not keep to the
+    /// [`RelayTerms`], or many write to one that does not read.
+    RelayOverflow,
+    /// A socket of this role does not send such frames.
+    WrongRole,
     /// A code that this version does not know.
     #[serde(other)]
     Other,
@@ -286,7 +385,12 @@ impl ErrorCode {
     pub fn is_final(self) -> bool {
         matches!(
             self,
-            Self::IdTaken | Self::StaleEpoch | Self::BadProof | Self::KeyRequired | Self::NotAllowed
+            Self::IdTaken
+                | Self::StaleEpoch
+                | Self::BadProof
+                | Self::KeyRequired
+                | Self::NotAllowed
+                | Self::RelayOff
         )
     }
 }
@@ -330,7 +434,14 @@ pub enum FrameError {
 }
 
 impl ClientFrame {
-    const TYPES: &'static [&'static str] = &["register", "proof", "offer", "answer", "ice-candidate"];
+    const TYPES: &'static [&'static str] = &[
+        "register",
+        "proof",
+        "offer",
+        "answer",
+        "ice-candidate",
+        "ice-servers",
+    ];
 
     /// Reads a client's frame. Never panics; allocates in proportion to `text`.
     pub fn parse(text: &str, limits: &FrameLimits) -> Result<Self, FrameError> {
@@ -351,7 +462,7 @@ impl ClientFrame {
     /// Who speaks to whom, in a frame that is relayed.
     pub(crate) fn route(&self) -> Option<(&AgentId, &AgentId)> {
         match self {
-            Self::Register { .. } | Self::Proof { .. } => None,
+            Self::Register { .. } | Self::Proof { .. } | Self::IceServers {} => None,
             Self::Offer(frame) => Some((&frame.from, &frame.to)),
             Self::Answer(frame) => Some((&frame.from, &frame.to)),
             Self::IceCandidate(frame) => Some((&frame.from, &frame.to)),
@@ -368,6 +479,8 @@ impl ServerFrame {
         "offer",
         "answer",
         "ice-candidate",
+        "ice-servers",
+        "going-away",
         "error",
     ];
 

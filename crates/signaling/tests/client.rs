@@ -352,7 +352,7 @@ async fn a_configuration_that_cannot_work_is_refused_at_once() {
         Client::connect(config, random()).map(|_| ()).unwrap_err()
     };
     assert_eq!(with(&[], 1), InvalidClientConfig::NoUrls);
-    for bad in ["", "http://x", "wss://x", "127.0.0.1:1", "ws://", "ws://\0"] {
+    for bad in ["", "http://x", "wss://", "127.0.0.1:1", "ws://", "ws://\0"] {
         assert_eq!(
             with(&[bad], 1),
             InvalidClientConfig::BadUrl(bad.to_owned()),

@@ -1,10 +1,8 @@
-//! How many frames a connection may send.
+//! How much a connection may send.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
-
-const BYTES_PER_TOKEN: usize = 4096;
 
 /// Tokens that come back at a steady rate, up to a burst. Kept as one instant: when the bucket will be full again.
 #[derive(Debug)]
@@ -24,14 +22,11 @@ impl TokenBucket {
         }
     }
 
-    /// Takes what a frame of `len` bytes costs: a token for every 4 KiB begun. If there was too little: when there will have
-    /// been enough.
-    pub(super) fn take(&mut self, len: usize, now: Instant) -> Option<Instant> {
-        let tokens = u32::try_from(len / BYTES_PER_TOKEN)
-            .unwrap_or(u32::MAX)
-            .saturating_add(1);
+    /// Takes tokens. If there were too few: when there will have been enough.
+    pub(super) fn take(&mut self, tokens: u32, now: Instant) -> Option<Instant> {
         self.full_at = self.full_at.max(now) + self.per_token * tokens;
-        let ready = self.full_at - self.capacity;
+        // The clock may have started less than the capacity ago.
+        let ready = self.full_at.checked_sub(self.capacity)?;
         (ready > now).then_some(ready)
     }
 }
@@ -57,7 +52,7 @@ mod tests {
         assert!(bucket.take(1, later).is_some());
         // Three tokens at once.
         let later = later + Duration::from_secs(60);
-        assert_eq!(bucket.take(2 * BYTES_PER_TOKEN, later), None);
-        assert_eq!(bucket.take(0, later), Some(later + Duration::from_millis(100)));
+        assert_eq!(bucket.take(3, later), None);
+        assert_eq!(bucket.take(1, later), Some(later + Duration::from_millis(100)));
     }
 }

@@ -8,6 +8,8 @@ use std::{
 
 use ifmsg::{AgentId, PublicKey};
 
+use crate::tls::ServerTls;
+
 /// How a server takes agents in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RegistrationMode {
@@ -34,6 +36,13 @@ pub struct ServerConfig {
     pub allow: Option<HashMap<AgentId, HashSet<PublicKey>>>,
     /// What a client may use up.
     pub limits: ServerLimits,
+    /// What is relayed between sockets of the role [`Relay`](crate::SocketRole::Relay); `None`: nothing. By default the default
+    /// limits.
+    pub relay: Option<RelayLimits>,
+    /// If set: `wss://` is spoken, and nothing else.
+    pub tls: Option<ServerTls>,
+    /// Where clients may go when this server shuts down, `ws://` or `wss://` urls, the best first; they are told.
+    pub alternatives: Vec<String>,
 }
 
 impl ServerConfig {
@@ -45,6 +54,9 @@ impl ServerConfig {
             mode: RegistrationMode::default(),
             allow: None,
             limits: ServerLimits::default(),
+            relay: Some(RelayLimits::default()),
+            tls: None,
+            alternatives: Vec::new(),
         }
     }
 
@@ -113,6 +125,46 @@ impl Default for ServerLimits {
             close_timeout: Duration::from_secs(1),
             key_memory: Duration::from_secs(300),
             max_remembered_keys: 4_096,
+        }
+    }
+}
+
+/// What relayed frames may use up. A sender beyond its rate is read more slowly, nothing is lost; a frame beyond what may wait
+/// is dropped, and its sender is told. Both are counted in [`ServerMetrics`](crate::ServerMetrics).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayLimits {
+    /// Bytes in a frame, header included: 66,560, room for 64 KiB and a header. At most [`ServerLimits::max_frame_bytes`]
+    /// counts. A longer one closes the connection with 1009.
+    pub max_frame_bytes: usize,
+    /// Bytes that an agent may relay per second: 16 MiB.
+    pub bytes_per_second: u32,
+    /// Bytes that it may relay at once before it is slowed down: 4 MiB.
+    pub byte_burst: u32,
+    /// Frames that an agent may send per second, control frames included: 20,000.
+    pub frames_per_second: u32,
+    /// Frames that it may send at once before it is slowed down: 20,000.
+    pub frame_burst: u32,
+    /// Bytes that may wait on the way from one agent to one other, each frame with
+    /// [`RELAY_FRAME_COST`](crate::RELAY_FRAME_COST) more: 512 KiB. Clients are told, and send at most half of it before their
+    /// peer has taken it.
+    pub pair_bytes: usize,
+    /// Bytes that may wait for one agent, from all others: 16 MiB.
+    pub queue_bytes: usize,
+    /// Bytes that may wait for all agents: 256 MiB.
+    pub total_bytes: usize,
+}
+
+impl Default for RelayLimits {
+    fn default() -> Self {
+        Self {
+            max_frame_bytes: 65 * 1024,
+            bytes_per_second: 16 << 20,
+            byte_burst: 4 << 20,
+            frames_per_second: 20_000,
+            frame_burst: 20_000,
+            pair_bytes: 512 << 10,
+            queue_bytes: 16 << 20,
+            total_bytes: 256 << 20,
         }
     }
 }

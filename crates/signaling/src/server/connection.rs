@@ -1,6 +1,15 @@
 //! One socket, from the handshake to its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
 
 use futures::{
     SinkExt as _, StreamExt as _,
@@ -14,7 +23,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at},
 };
 use tokio_tungstenite::{
-    WebSocketStream, accept_async_with_config,
+    accept_async_with_config,
     tungstenite::{
         Error as WsError, Message, Utf8Bytes,
         protocol::{CloseFrame, WebSocketConfig},
@@ -25,18 +34,19 @@ use super::{
     Shared,
     bucket::TokenBucket,
     close_code,
-    config::RegistrationMode,
+    config::{RegistrationMode, RelayLimits, ServerLimits},
     metrics::add,
-    outbox::{Inbox, Outbox, outbox},
+    outbox::{Inbox, Outbox, RelayRoom, outbox},
     registry::{Denied, ProvenKey},
 };
 use crate::{
     flag::set,
-    protocol::{ClientFrame, ErrorCode, FrameError, FrameLimits, Nonce, ServerFrame},
+    protocol::{ClientFrame, ErrorCode, FrameError, FrameLimits, Nonce, ServerFrame, SocketRole},
+    relay::{self, RelayFrame},
     statement::registration_statement,
+    stream::{ByteStream, Socket},
+    tls::ServerTls,
 };
-
-type Socket = WebSocketStream<TcpStream>;
 
 /// Why a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +103,7 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>, mut stopping: 
         .max_frame_size(Some(limits.max_frame_bytes));
     let socket = tokio::select! {
         () = set(&mut stopping) => return,
-        accepted = timeout_at(deadline, accept_async_with_config(stream, Some(config))) => match accepted {
+        accepted = timeout_at(deadline, accept(stream, shared.config.tls.as_ref(), config)) => match accepted {
             Ok(Ok(socket)) => socket,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "websocket handshake failed");
@@ -104,7 +114,7 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>, mut stopping: 
     };
     let (mut sink, mut source) = socket.split();
     let (heard, heard_by_others) = watch::channel(Instant::now());
-    let (outbox, mut inbox) = outbox(limits.queue_frames, limits.queue_bytes, heard_by_others);
+    let (outbox, mut inbox) = outbox(limits, shared.config.relay.as_ref(), heard_by_others);
     let mut session = Session::new(Arc::clone(&shared), outbox.clone());
 
     let ending = tokio::select! {
@@ -114,13 +124,30 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>, mut stopping: 
         ending = write(&mut sink, &mut inbox, limits.ping_interval, limits.idle_timeout) => ending,
         ending = watch_idle(heard.subscribe(), limits.idle_timeout) => ending,
     };
+    let last_words = session.last_words(ending);
     session.end(ending);
     // Whoever waits for a sign of life learns that none will come.
     drop(heard);
 
     if let Some(frame) = ending.close_frame() {
-        let _ = timeout(limits.close_timeout, close(sink, source, inbox, frame, ending)).await;
+        let _ = timeout(
+            limits.close_timeout,
+            close(sink, source, inbox, frame, ending, last_words),
+        )
+        .await;
     }
+}
+
+async fn accept(
+    stream: TcpStream,
+    tls: Option<&ServerTls>,
+    config: WebSocketConfig,
+) -> Result<Socket, WsError> {
+    let stream: Box<dyn ByteStream> = match tls {
+        Some(tls) => Box::new(tls.accept(stream).await?),
+        None => Box::new(stream),
+    };
+    accept_async_with_config(stream, Some(config)).await
 }
 
 async fn read(
@@ -131,7 +158,8 @@ async fn read(
 ) -> Ending {
     let shared = Arc::clone(&session.shared);
     let limits = &shared.config.limits;
-    let mut bucket = TokenBucket::new(limits.frames_per_second, limits.frame_burst, Instant::now());
+    let mut throttle = Throttle::signals(limits, Instant::now());
+    let mut relays = false;
     loop {
         let message = if session.is_registered() {
             source.next().await
@@ -152,7 +180,11 @@ async fn read(
         };
         heard.send_replace(Instant::now());
         add(&shared.counters.frames_received);
-        if let Some(ready) = bucket.take(message.len(), Instant::now()) {
+        if !relays && let Some(relay) = session.relays() {
+            throttle = Throttle::relay(relay, Instant::now());
+            relays = true;
+        }
+        if let Some(ready) = throttle.take(message.len(), Instant::now()) {
             add(&shared.counters.frames_throttled);
             sleep_until(ready).await;
         }
@@ -167,7 +199,7 @@ async fn read(
                     }
                 }
             }
-            Message::Binary(_) => session.on_binary(),
+            Message::Binary(frame) => session.on_binary(&frame),
             Message::Close(_) => Err(Ending::Lost),
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
         };
@@ -189,17 +221,70 @@ async fn write(
     loop {
         let message = tokio::select! {
             frame = inbox.next() => match frame {
-                Some(frame) => Message::Text(frame),
+                Some(frame) => frame,
                 None => return Ending::Lost,
             },
             _ = ping.tick() => Message::Ping(Default::default()),
             () = probe.notified() => Message::Ping(Default::default()),
         };
-        match timeout(stall, sink.send(message)).await {
+        // What has queued up meanwhile goes along, for one system call.
+        let batch = async {
+            sink.feed(message).await?;
+            for _ in 1..MAX_BATCH {
+                match inbox.try_next() {
+                    Some(frame) => sink.feed(frame).await?,
+                    None => break,
+                }
+            }
+            sink.flush().await
+        };
+        match timeout(stall, batch).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Ending::Lost,
             Err(_) => return Ending::TooSlow,
         }
+    }
+}
+
+/// Frames that are written before they are flushed.
+const MAX_BATCH: usize = 32;
+
+/// How fast a socket is read.
+struct Throttle {
+    frames: TokenBucket,
+    bytes: TokenBucket,
+    /// What one token of `bytes` buys.
+    bytes_per_token: usize,
+}
+
+impl Throttle {
+    /// A frame counts once for every 4 KiB that it begins.
+    fn signals(limits: &ServerLimits, now: Instant) -> Self {
+        Self {
+            frames: TokenBucket::new(limits.frames_per_second, limits.frame_burst, now),
+            bytes: TokenBucket::new(limits.frames_per_second, limits.frame_burst, now),
+            bytes_per_token: 4096,
+        }
+    }
+
+    fn relay(limits: &RelayLimits, now: Instant) -> Self {
+        const BYTES_PER_TOKEN: u32 = 64;
+        Self {
+            frames: TokenBucket::new(limits.frames_per_second, limits.frame_burst, now),
+            bytes: TokenBucket::new(
+                limits.bytes_per_second / BYTES_PER_TOKEN,
+                limits.byte_burst / BYTES_PER_TOKEN,
+                now,
+            ),
+            bytes_per_token: BYTES_PER_TOKEN as usize,
+        }
+    }
+
+    /// When the frame may be handled, if not yet.
+    fn take(&mut self, len: usize, now: Instant) -> Option<Instant> {
+        let tokens = u32::try_from(len / self.bytes_per_token).unwrap_or(u32::MAX);
+        let bytes = self.bytes.take(tokens.saturating_add(1), now);
+        self.frames.take(1, now).max(bytes)
     }
 }
 
@@ -223,13 +308,19 @@ async fn close(
     mut inbox: Inbox,
     frame: CloseFrame,
     ending: Ending,
+    last_words: Option<Utf8Bytes>,
 ) {
     if !matches!(ending, Ending::TooSlow | Ending::Idle) {
         while let Some(frame) = inbox.try_next() {
-            if sink.feed(Message::Text(frame)).await.is_err() {
+            if sink.feed(frame).await.is_err() {
                 return;
             }
         }
+    }
+    if let Some(text) = last_words
+        && sink.feed(Message::Text(text)).await.is_err()
+    {
+        return;
     }
     if sink.send(Message::Close(Some(frame))).await.is_err() {
         return;
@@ -253,6 +344,7 @@ enum State {
         agent_id: AgentId,
         place: u64,
         proven: bool,
+        role: SocketRole,
     },
 }
 
@@ -262,6 +354,7 @@ struct Challenge {
     agent_id: AgentId,
     claimed: ProvenKey,
     nonce: Nonce,
+    role: SocketRole,
 }
 
 #[derive(Debug)]
@@ -270,6 +363,8 @@ struct Session {
     outbox: Outbox,
     state: State,
     violations: u32,
+    /// What waits of ours at other agents, by agent.
+    pairs: HashMap<AgentId, Arc<AtomicUsize>>,
 }
 
 impl Session {
@@ -279,6 +374,18 @@ impl Session {
             outbox,
             state: State::New,
             violations: 0,
+            pairs: HashMap::new(),
+        }
+    }
+
+    /// What a socket that relays may do.
+    fn relays(&self) -> Option<&RelayLimits> {
+        match self.state {
+            State::Registered {
+                role: SocketRole::Relay,
+                ..
+            } => self.shared.config.relay.as_ref(),
+            _ => None,
         }
     }
 
@@ -296,9 +403,13 @@ impl Session {
                 agent_id,
                 public_key,
                 epoch,
+                role,
             }) => match (public_key, epoch) {
-                (Some(key), Some(epoch)) => self.on_register(agent_id, Some(ProvenKey { key, epoch })).await,
-                (None, None) => self.on_register(agent_id, None).await,
+                (Some(key), Some(epoch)) => {
+                    self.on_register(agent_id, Some(ProvenKey { key, epoch }), role)
+                        .await
+                }
+                (None, None) => self.on_register(agent_id, None, role).await,
                 _ => self.violation(
                     ErrorCode::Malformed,
                     "Error: public_key and epoch come together or not at all",
@@ -310,6 +421,7 @@ impl Session {
                         agent_id,
                         claimed,
                         nonce,
+                        role,
                     } = *challenge;
                     let statement = registration_statement(
                         &self.shared.config.server_id,
@@ -321,7 +433,7 @@ impl Session {
                     if claimed.key.verify_statement(&statement, &signature).is_err() {
                         return self.refuse(&agent_id, ErrorCode::BadProof);
                     }
-                    self.register(agent_id, Some(claimed)).await
+                    self.register(agent_id, Some(claimed), role).await
                 }
                 other => {
                     self.state = other;
@@ -340,15 +452,66 @@ impl Session {
         }
     }
 
-    fn on_binary(&mut self) -> Result<(), Ending> {
-        add(&self.shared.counters.frames_malformed);
-        self.violation(
-            ErrorCode::BinaryFrame,
-            "Error: binary frames are not understood, send JSON in a text frame",
-        )
+    /// Passes a relayed frame on, with the author's name in place of the addressee's.
+    fn on_binary(&mut self, frame: &Bytes) -> Result<(), Ending> {
+        let shared = Arc::clone(&self.shared);
+        let counters = &shared.counters;
+        let (
+            State::Registered {
+                agent_id: own,
+                role: SocketRole::Relay,
+                ..
+            },
+            Some(limits),
+        ) = (&self.state, &shared.config.relay)
+        else {
+            add(&counters.frames_malformed);
+            return self.violation(
+                ErrorCode::BinaryFrame,
+                "Error: only a socket that registered with the role relay sends binary frames",
+            );
+        };
+        if frame.len() > limits.max_frame_bytes {
+            return Err(Ending::TooLarge);
+        }
+        let Some(RelayFrame { agent: to, body }) = RelayFrame::decode(frame) else {
+            add(&counters.frames_malformed);
+            return self.violation(ErrorCode::Malformed, "Error: not a relay frame");
+        };
+        let outbox = shared.registry(SocketRole::Relay).outbox(&to);
+        let Some(outbox) = outbox else {
+            self.pairs.remove(&to);
+            add(&counters.relay_not_found);
+            let message = format!("Error: Agent {to} not found");
+            self.error(ErrorCode::AgentNotFound, message, Some(to));
+            return Ok(());
+        };
+        if self.pairs.len() > shared.config.limits.max_agents {
+            // Names come and go; what nothing waits for any more is forgotten.
+            self.pairs.retain(|_, pair| pair.load(Relaxed) > 0);
+        }
+        let room = RelayRoom {
+            pair: self.pairs.entry(to.clone()).or_default(),
+            total: &shared.relayed,
+            limits,
+        };
+        if outbox.push_relayed(relay::encode(own, &body), room) {
+            add(&counters.relay_frames);
+            counters.relay_bytes.fetch_add(body.len() as u64, Relaxed);
+        } else {
+            add(&counters.relay_overflows);
+            let message = format!("Error: too much waits for {to} already");
+            self.error(ErrorCode::RelayOverflow, message, Some(to));
+        }
+        Ok(())
     }
 
-    async fn on_register(&mut self, agent_id: AgentId, key: Option<ProvenKey>) -> Result<(), Ending> {
+    async fn on_register(
+        &mut self,
+        agent_id: AgentId,
+        key: Option<ProvenKey>,
+        role: SocketRole,
+    ) -> Result<(), Ending> {
         match &self.state {
             State::New => {}
             // Harmless, and the original allowed it: the answer is the same as before.
@@ -357,7 +520,7 @@ impl Session {
                 proven: false,
                 ..
             } if *own == agent_id && key.is_none() => {
-                let again = self.shared.registry().registered(&agent_id, None);
+                let again = self.shared.registry(role).registered(&agent_id, None);
                 self.outbox.push(again.into());
                 return Ok(());
             }
@@ -376,6 +539,9 @@ impl Session {
                 return self.refuse(&agent_id, ErrorCode::NotAllowed);
             }
         }
+        if role == SocketRole::Relay && config.relay.is_none() {
+            return self.refuse(&agent_id, ErrorCode::RelayOff);
+        }
         match key {
             Some(claimed) => {
                 let nonce = self.shared.nonce();
@@ -388,16 +554,24 @@ impl Session {
                     agent_id,
                     claimed,
                     nonce,
+                    role,
                 }));
                 Ok(())
             }
-            None if config.mode == RegistrationMode::Open => self.register(agent_id, None).await,
+            None if config.mode == RegistrationMode::Open && role == SocketRole::Signals => {
+                self.register(agent_id, None, role).await
+            }
             None => self.refuse(&agent_id, ErrorCode::KeyRequired),
         }
     }
 
-    async fn register(&mut self, agent_id: AgentId, key: Option<ProvenKey>) -> Result<(), Ending> {
-        let mut denied = match self.try_register(&agent_id, key) {
+    async fn register(
+        &mut self,
+        agent_id: AgentId,
+        key: Option<ProvenKey>,
+        role: SocketRole,
+    ) -> Result<(), Ending> {
+        let mut denied = match self.try_register(&agent_id, key, role) {
             Ok(()) => return Ok(()),
             Err(denied) => denied,
         };
@@ -407,11 +581,11 @@ impl Session {
                 Ok(true) => return self.refuse(&agent_id, ErrorCode::IdTaken),
                 Ok(false) | Err(_) => {
                     self.shared
-                        .registry()
+                        .registry(role)
                         .evict(&agent_id, place, Ending::Idle, Instant::now());
                 }
             }
-            match self.try_register(&agent_id, key) {
+            match self.try_register(&agent_id, key, role) {
                 Ok(()) => return Ok(()),
                 Err(again) => denied = again,
             }
@@ -422,19 +596,25 @@ impl Session {
         }
     }
 
-    fn try_register(&mut self, agent_id: &AgentId, key: Option<ProvenKey>) -> Result<(), Denied> {
-        let place = self.shared.registry().register(
+    fn try_register(
+        &mut self,
+        agent_id: &AgentId,
+        key: Option<ProvenKey>,
+        role: SocketRole,
+    ) -> Result<(), Denied> {
+        let place = self.shared.registry(role).register(
             agent_id,
             key,
-            &self.shared.config.server_id,
+            self.shared.welcome(role),
             &self.outbox,
             Instant::now(),
         )?;
-        tracing::info!(%agent_id, proven = key.is_some(), "agent registered");
+        tracing::info!(%agent_id, proven = key.is_some(), ?role, "agent registered");
         self.state = State::Registered {
             agent_id: agent_id.clone(),
             place,
             proven: key.is_some(),
+            role,
         };
         Ok(())
     }
@@ -444,6 +624,15 @@ impl Session {
             return Ok(());
         };
         match &self.state {
+            State::Registered {
+                role: SocketRole::Relay,
+                ..
+            } => {
+                return self.violation(
+                    ErrorCode::WrongRole,
+                    "Error: a socket with the role relay sends binary frames",
+                );
+            }
             State::Registered { agent_id, .. } if agent_id == from => {}
             State::Registered { .. } => {
                 add(&self.shared.counters.from_mismatches);
@@ -457,7 +646,7 @@ impl Session {
             }
         }
         // The text as it came: members that this version does not know reach the other side.
-        let relayed = self.shared.registry().relay(to, text);
+        let relayed = self.shared.registry(SocketRole::Signals).relay(to, text);
         let counters = &self.shared.counters;
         if relayed {
             add(&counters.frames_relayed);
@@ -484,6 +673,7 @@ impl Session {
             ErrorCode::KeyRequired => "needs public_key and epoch at this server",
             ErrorCode::NotAllowed => "is not allowed to this client",
             ErrorCode::ServerFull => "cannot be registered, the server is full: try later",
+            ErrorCode::RelayOff => "cannot relay: this server relays nothing",
             _ => "was refused",
         };
         self.error(
@@ -513,6 +703,15 @@ impl Session {
         self.outbox.push(frame.to_text().into());
     }
 
+    /// Where else to go, for clients that understand it.
+    fn last_words(&self, ending: Ending) -> Option<Utf8Bytes> {
+        let understood = matches!(self.state, State::Registered { proven: true, .. });
+        let frame = ServerFrame::GoingAway {
+            urls: self.shared.config.alternatives.clone(),
+        };
+        (understood && ending == Ending::ShuttingDown).then(|| frame.to_text().into())
+    }
+
     fn end(&mut self, ending: Ending) {
         let counters = &self.shared.counters;
         match ending {
@@ -523,9 +722,17 @@ impl Session {
             Ending::TooLarge => add(&counters.frames_oversize),
             Ending::Lost | Ending::ShuttingDown | Ending::Replaced | Ending::Refused => {}
         }
-        if let State::Registered { agent_id, place, .. } = &self.state {
-            tracing::info!(%agent_id, ?ending, "agent left");
-            self.shared.registry().leave(agent_id, *place, Instant::now());
+        if let State::Registered {
+            agent_id,
+            place,
+            role,
+            ..
+        } = &self.state
+        {
+            tracing::info!(%agent_id, ?role, ?ending, "agent left");
+            self.shared
+                .registry(*role)
+                .leave(agent_id, *place, Instant::now());
         }
     }
 }
@@ -533,8 +740,16 @@ impl Session {
 /// A connection whose task is aborted leaves no name behind.
 impl Drop for Session {
     fn drop(&mut self) {
-        if let State::Registered { agent_id, place, .. } = &self.state {
-            self.shared.registry().leave(agent_id, *place, Instant::now());
+        if let State::Registered {
+            agent_id,
+            place,
+            role,
+            ..
+        } = &self.state
+        {
+            self.shared
+                .registry(*role)
+                .leave(agent_id, *place, Instant::now());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What happened at a server since it started. Each counter only grows, except the two that say "now".
+        /// What happened at a server since it started. Each counter only grows, except those that say "now".
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct ServerMetrics {
@@ -62,6 +62,16 @@ counters! {
     evictions,
     /// Connections closed because of too many refused frames.
     violators_closed,
+    /// Relay sockets registered now.
+    relay_agents,
+    /// Relayed frames put into their addressee's queue.
+    relay_frames,
+    /// The bytes of their bodies.
+    relay_bytes,
+    /// Relayed frames that were dropped because too much waited for their addressee, or for all.
+    relay_overflows,
+    /// Relayed frames to an agent that is not there.
+    relay_not_found,
     /// Clients dropped because they did not read.
     slow_clients,
     /// Clients dropped because nothing came from them, not even a pong.

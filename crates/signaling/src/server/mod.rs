@@ -10,7 +10,7 @@ mod registry;
 use std::{
     fmt, io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -23,14 +23,17 @@ use tokio::{
 };
 
 pub use self::{
-    config::{RegistrationMode, ServerConfig, ServerLimits},
+    config::{RegistrationMode, RelayLimits, ServerConfig, ServerLimits},
     metrics::ServerMetrics,
 };
 use self::{
     metrics::{Counters, add, subtract},
-    registry::Registry,
+    registry::{Registry, Welcome},
 };
-use crate::{flag::set, protocol::Nonce};
+use crate::{
+    flag::set,
+    protocol::{Nonce, RelayTerms, SocketRole},
+};
 
 /// WebSocket close codes that a server sends (RFC 6455, 7.4; 4000 and above are ours).
 pub mod close_code {
@@ -85,16 +88,21 @@ impl Server {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
         let counters = Arc::new(Counters::default());
-        let limits = &config.limits;
-        let registry = Registry::new(
-            limits.max_agents,
-            limits.key_memory,
-            limits.max_remembered_keys,
-            Arc::clone(&counters),
-        );
+        let registry = |role| {
+            let limits = &config.limits;
+            Mutex::new(Registry::new(
+                limits.max_agents,
+                limits.key_memory,
+                limits.max_remembered_keys,
+                Arc::clone(&counters),
+                role,
+            ))
+        };
         let shared = Arc::new(Shared {
+            signals: registry(SocketRole::Signals),
+            relays: registry(SocketRole::Relay),
+            relayed: Arc::default(),
             config,
-            registry: Mutex::new(registry),
             random: Mutex::new(Box::new(random)),
             counters,
         });
@@ -145,14 +153,35 @@ impl fmt::Debug for Server {
 /// What all connections share. Locks are held for moments, never across an await.
 struct Shared {
     config: ServerConfig,
-    registry: Mutex<Registry>,
+    signals: Mutex<Registry>,
+    relays: Mutex<Registry>,
+    /// Bytes of relayed frames that wait, in all.
+    relayed: Arc<AtomicUsize>,
     random: Mutex<Box<dyn CryptoRng + Send>>,
     counters: Arc<Counters>,
 }
 
 impl Shared {
-    fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self, role: SocketRole) -> MutexGuard<'_, Registry> {
+        let registry = match role {
+            SocketRole::Signals => &self.signals,
+            SocketRole::Relay => &self.relays,
+        };
+        registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn welcome(&self, role: SocketRole) -> Welcome {
+        let relay = self.config.relay.as_ref();
+        Welcome {
+            server_id: self.config.server_id.clone(),
+            relay: relay
+                .filter(|_| role == SocketRole::Relay)
+                .map(|limits| RelayTerms {
+                    max_frame: limits.max_frame_bytes.min(self.config.limits.max_frame_bytes),
+                    pair_bytes: limits.pair_bytes,
+                }),
+            ice: None,
+        }
     }
 
     fn nonce(&self) -> Nonce {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -15,9 +15,9 @@ use super::{
     metrics::{Counters, add, subtract},
     outbox::Outbox,
 };
-use crate::protocol::{AgentInfo, ErrorCode, ServerFrame};
+use crate::protocol::{AgentInfo, ErrorCode, IceServers, RelayTerms, ServerFrame, SocketRole};
 
-/// Names, and the keys they are bound to.
+/// Names of sockets of one role, and the keys they are bound to.
 #[derive(Debug)]
 pub(super) struct Registry {
     agents: HashMap<AgentId, Entry>,
@@ -27,6 +27,7 @@ pub(super) struct Registry {
     memory: KeyMemory,
     max_agents: usize,
     counters: Arc<Counters>,
+    role: SocketRole,
 }
 
 #[derive(Debug)]
@@ -44,6 +45,14 @@ pub(super) struct ProvenKey {
     pub(super) epoch: u64,
 }
 
+/// What a `registered` frame says to our own clients, beside who is there.
+#[derive(Debug)]
+pub(super) struct Welcome {
+    pub(super) server_id: AgentId,
+    pub(super) relay: Option<RelayTerms>,
+    pub(super) ice: Option<IceServers>,
+}
+
 /// Why a name was not given.
 #[derive(Debug)]
 pub(super) enum Denied {
@@ -59,6 +68,7 @@ impl Registry {
         key_memory: Duration,
         max_remembered: usize,
         counters: Arc<Counters>,
+        role: SocketRole,
     ) -> Self {
         Self {
             agents: HashMap::new(),
@@ -67,6 +77,15 @@ impl Registry {
             memory: KeyMemory::new(key_memory, max_remembered),
             max_agents,
             counters,
+            role,
+        }
+    }
+
+    /// How many have a name now.
+    fn gauge(&self) -> &AtomicU64 {
+        match self.role {
+            SocketRole::Signals => &self.counters.agents,
+            SocketRole::Relay => &self.counters.relay_agents,
         }
     }
 
@@ -79,7 +98,7 @@ impl Registry {
         &mut self,
         agent_id: &AgentId,
         key: Option<ProvenKey>,
-        server_id: &AgentId,
+        welcome: Welcome,
         outbox: &Outbox,
         now: Instant,
     ) -> Result<u64, Denied> {
@@ -116,10 +135,7 @@ impl Registry {
         }
 
         // Queued before the entry is visible, so that it is the first frame of this registration.
-        outbox.push(
-            self.registered(agent_id, key.is_some().then_some(server_id))
-                .into(),
-        );
+        outbox.push(self.registered(agent_id, key.is_some().then_some(welcome)).into());
         self.announce(agent_id, key);
         let place = self.next;
         self.next += 1;
@@ -132,25 +148,31 @@ impl Registry {
                 outbox: outbox.clone(),
             },
         );
-        add(&self.counters.agents);
+        add(self.gauge());
         add(&self.counters.registrations);
         Ok(place)
     }
 
-    /// The `registered` frame of `agent_id`; with what only our own clients read if a `server_id` is given.
-    pub(super) fn registered(&self, agent_id: &AgentId, server_id: Option<&AgentId>) -> String {
+    /// The `registered` frame of `agent_id`; with what only our own clients read if a `welcome` is given.
+    pub(super) fn registered(&self, agent_id: &AgentId, welcome: Option<Welcome>) -> String {
         let others = || self.order.values().filter(|other| *other != agent_id);
-        let agents = match server_id {
+        let agents = match &welcome {
             Some(_) => others()
                 .filter_map(|id| self.agents.get(id).map(|entry| info(id, entry.key)))
                 .collect(),
             None => Vec::new(),
         };
+        let (server_id, relay, ice) = match welcome {
+            Some(welcome) => (Some(welcome.server_id), welcome.relay, welcome.ice),
+            None => (None, None, None),
+        };
         ServerFrame::Registered {
             agent_id: agent_id.clone(),
             connected_agents: others().cloned().collect(),
             agents,
-            server_id: server_id.cloned(),
+            server_id,
+            relay,
+            ice,
         }
         .to_text()
     }
@@ -173,7 +195,7 @@ impl Registry {
         }
         if let Some(entry) = self.agents.remove(agent_id) {
             self.order.remove(&place);
-            subtract(&self.counters.agents);
+            subtract(self.gauge());
             if let Some(key) = entry.key {
                 self.memory.remember(agent_id.clone(), key, now);
             }
@@ -190,6 +212,11 @@ impl Registry {
     /// Queues a frame for `to`. `false`: there is no such agent, or it is being dropped.
     pub(super) fn relay(&self, to: &AgentId, frame: Utf8Bytes) -> bool {
         self.agents.get(to).is_some_and(|entry| entry.outbox.push(frame))
+    }
+
+    /// The way to `to`, if it is there.
+    pub(super) fn outbox(&self, to: &AgentId) -> Option<Outbox> {
+        self.agents.get(to).map(|entry| entry.outbox.clone())
     }
 
     /// Tells everybody of a newcomer; clients without a key get the original's frame.
