@@ -287,6 +287,12 @@ pub enum StatementKind {
     Hello,
     /// The first frame of a relayed link (`IFMESH-RELAY`).
     RelayHello,
+    /// An agent says on a DDS domain that it is there (`IFMESH-DDS-PRESENCE`).
+    DdsPresence,
+    /// The first sample each way of a link over DDS (`IFMESH-DDS-HELLO`).
+    DdsHello,
+    /// A heartbeat or goodbye of a link over DDS (`IFMESH-DDS-ALIVE`).
+    DdsAlive,
     /// Registration at a signaling server (`IFMESH-REG`).
     Registration,
     /// A checkpoint of a witness log (`IFMESH-CKPT`).
@@ -303,6 +309,9 @@ impl StatementKind {
             Self::SessionDescription => b"IFMESH-SDP\0",
             Self::Hello => b"IFMESH-HELLO\0",
             Self::RelayHello => b"IFMESH-RELAY\0",
+            Self::DdsPresence => b"IFMESH-DDS-PRESENCE\0",
+            Self::DdsHello => b"IFMESH-DDS-HELLO\0",
+            Self::DdsAlive => b"IFMESH-DDS-ALIVE\0",
             Self::Registration => b"IFMESH-REG\0",
             Self::Checkpoint => b"IFMESH-CKPT\0",
             Self::Rotation => b"IFMESH-ROT\0",
@@ -459,6 +468,9 @@ mod tests {
             StatementKind::SessionDescription,
             StatementKind::Hello,
             StatementKind::RelayHello,
+            StatementKind::DdsPresence,
+            StatementKind::DdsHello,
+            StatementKind::DdsAlive,
             StatementKind::Registration,
             StatementKind::Checkpoint,
             StatementKind::Rotation,

@@ -1,0 +1,447 @@
+//! The one place that speaks to `rustdds`: a participant, its topics, readers and writers.
+//!
+//! What was learnt about the library, and where it is dealt with:
+//! - A reader's cache holds 64 samples by default, throws unread ones away and has acknowledged them: `RESOURCES`, and links
+//!   that count their samples (`link.rs`).
+//! - A reader that stops acknowledging blocks a reliable writer: one inbox topic for each *life* of each agent, so that the
+//!   dead stall nobody but themselves, and a time limit around each write.
+//! - The ordinary `DataReader` takes time in proportion to what waits: the simple one, except for presence, which is rare.
+//! - A writer with a deadline of 5 ms repairs losses quickly.
+//! - The library never removes what it knows about a topic: a few hundred bytes for each life of a peer.
+
+use std::{
+    future::poll_fn,
+    net::{IpAddr, UdpSocket},
+    pin::Pin,
+    task::Poll,
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{FutureExt as _, Stream, StreamExt as _};
+use ifmsg::AgentId;
+use rustdds::{
+    DomainParticipant, DomainParticipantBuilder, DomainParticipantStatusEvent,
+    DomainParticipantStatusListener, Publisher, QosPolicies, QosPolicyBuilder, RTPSEntity as _,
+    StatusEvented as _, Subscriber, Topic, TopicKind, no_key, policy, with_key,
+};
+use tokio::{sync::oneshot, time::timeout};
+
+use crate::{
+    config::{DdsConfig, Durability, History, Interfaces, Profile, Reliability},
+    error::StartError,
+    statement::Guid,
+    wire::{
+        FRAME_TYPE, Frame, FrameCdr, Heard, PRESENCE_TOPIC, PRESENCE_TYPE, Presence, PresenceCdr, bus_topic,
+        inbox_topic,
+    },
+};
+
+/// Samples that a reader keeps until they are taken.
+const READER_SAMPLES: i32 = 8_192;
+/// Samples that a reliable inbox writer keeps until they are acknowledged.
+const WRITER_SAMPLES: i32 = 256;
+/// The same for presence and the bus, where one reader that is dead must not matter: 50 s of lease are fewer.
+const SHARED_WRITER_SAMPLES: i32 = 8_192;
+
+/// A participant and what it always has. Its drop returns at once; the library's threads end in the background.
+pub(crate) struct Engine {
+    publisher: Publisher,
+    /// Keeps the readers' side alive.
+    _subscriber: Subscriber,
+    config: DdsConfig,
+    presence: with_key::DataWriter<Presence, PresenceCdr>,
+    broadcast: FrameWriter,
+    record: FrameWriter,
+    participant: Closing,
+}
+
+/// What comes in.
+pub(crate) struct Inputs {
+    pub(crate) presence: PresenceStream,
+    pub(crate) reliable: FrameReader,
+    pub(crate) best_effort: FrameReader,
+    pub(crate) broadcast: FrameReader,
+}
+
+impl Engine {
+    /// Makes a participant. Blocks for as long as the library takes.
+    pub(crate) fn open(config: &DdsConfig, agent: &AgentId, life: u64) -> Result<(Self, Inputs), StartError> {
+        config.check()?;
+        let mut builder = DomainParticipantBuilder::new(config.domain);
+        if let Interfaces::Only(addresses) = &config.interfaces {
+            for address in addresses {
+                is_ours(*address)?;
+            }
+            builder = builder.with_only_networks(addresses.iter().copied());
+        }
+        let failed = |reason: String| {
+            let first = 7400 + 250 * u32::from(config.domain);
+            StartError::Participant {
+                domain: config.domain,
+                reason,
+                first,
+                last: first + 249,
+            }
+        };
+        let participant = builder.build().map_err(|error| failed(error.to_string()))?;
+        let participant = Closing(Some((participant.status_listener(), participant)));
+        let made = participant.get().map(|participant| {
+            make(participant, config, agent, life).map_err(|error| failed(error.to_string()))
+        });
+        let (made, inputs) = made.unwrap_or_else(|| Err(failed("it is closed".to_owned())))?;
+        let engine = Self {
+            publisher: made.publisher,
+            _subscriber: made.subscriber,
+            config: config.clone(),
+            presence: made.presence,
+            broadcast: made.broadcast,
+            record: made.record,
+            participant,
+        };
+        Ok((engine, inputs))
+    }
+
+    /// Writers into the inbox of one life of a peer.
+    pub(crate) fn writers(&self, peer: &AgentId, life: u64) -> Result<Writers, String> {
+        let Some(participant) = self.participant.get() else {
+            return Err("the participant is closed".to_owned());
+        };
+        let writer = |lane: &str, profile: &str| -> Result<FrameWriter, String> {
+            let profile = self.config.profile(profile).map_err(|error| error.to_string())?;
+            let qos = writer_qos(profile, WRITER_SAMPLES);
+            let topic = frame_topic(participant, inbox_topic(peer, life, lane), &qos);
+            let topic = topic.map_err(|error| error.to_string())?;
+            let writer = self.publisher.create_datawriter_no_key(&topic, Some(qos));
+            writer.map(FrameWriter).map_err(|error| error.to_string())
+        };
+        Ok(Writers {
+            reliable: writer("reliable", &self.config.topics.reliable)?,
+            best_effort: writer("best_effort", &self.config.topics.best_effort)?,
+        })
+    }
+
+    /// Says that this agent is there. Never waits; what does not fit is said again later.
+    pub(crate) fn announce(&self, presence: &Presence) {
+        let _ = self.presence.async_write(presence.clone(), None).now_or_never();
+    }
+
+    /// Takes the announcement back.
+    pub(crate) fn withdraw(&self, presence: &Presence) {
+        let _ = self.presence.dispose(&presence.agent, None);
+    }
+
+    /// A best-effort sample for everybody. Never waits.
+    pub(crate) fn broadcast(&self, frame: Frame) {
+        let _ = self.broadcast.try_write(frame);
+    }
+
+    /// A sample of the record of reliable broadcasts. Never waits.
+    pub(crate) fn record(&self, frame: Frame) {
+        let _ = self.record.try_write(frame);
+    }
+
+    /// From which endpoint broadcasts come.
+    pub(crate) fn broadcast_guid(&self) -> Guid {
+        self.broadcast.guid()
+    }
+
+    /// How many participants were found since the last call.
+    pub(crate) fn newly_found(&self) -> u64 {
+        let mut found = 0;
+        let Some((status, _)) = &self.participant.0 else {
+            return 0;
+        };
+        while let Some(event) = status.try_recv_status() {
+            if matches!(event, DomainParticipantStatusEvent::ParticipantDiscovered { .. }) {
+                found += 1;
+            }
+        }
+        found
+    }
+
+    /// The participant's number on this machine.
+    pub(crate) fn participant_id(&self) -> u16 {
+        self.participant
+            .get()
+            .map_or(0, DomainParticipant::participant_id)
+    }
+
+    /// Ends everything, and waits until the library's threads have ended.
+    pub(crate) async fn close(self) {
+        let Self { mut participant, .. } = self;
+        let (ended, wait) = oneshot::channel();
+        participant.end(Some(ended));
+        let _ = wait.await;
+    }
+}
+
+/// A participant whose threads are joined elsewhere: that takes up to a second.
+struct Closing(Option<(DomainParticipantStatusListener, DomainParticipant)>);
+
+impl Closing {
+    fn get(&self) -> Option<&DomainParticipant> {
+        self.0.as_ref().map(|(_, participant)| participant)
+    }
+
+    fn end(&mut self, told: Option<oneshot::Sender<()>>) {
+        let Some(participant) = self.0.take() else {
+            return;
+        };
+        let thread = thread::Builder::new().name("dds-close".to_owned());
+        let spawned = thread.spawn(move || {
+            drop(participant);
+            if let Some(told) = told {
+                let _ = told.send(());
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "no thread to close a DDS participant in");
+        }
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.end(None);
+    }
+}
+
+struct Made {
+    publisher: Publisher,
+    subscriber: Subscriber,
+    presence: with_key::DataWriter<Presence, PresenceCdr>,
+    broadcast: FrameWriter,
+    record: FrameWriter,
+}
+
+fn make(
+    participant: &DomainParticipant,
+    config: &DdsConfig,
+    agent: &AgentId,
+    life: u64,
+) -> Result<(Made, Inputs), Box<dyn std::error::Error + Send + Sync>> {
+    let none = QosPolicyBuilder::new().build();
+    let publisher = participant.create_publisher(&none)?;
+    let subscriber = participant.create_subscriber(&none)?;
+    let topics = &config.topics;
+
+    let inbox =
+        |lane: &str, profile: &str| -> Result<FrameReader, Box<dyn std::error::Error + Send + Sync>> {
+            let qos = reader_qos(config.profile(profile)?);
+            let topic = frame_topic(participant, inbox_topic(agent, life, lane), &qos)?;
+            Ok(FrameReader(
+                subscriber.create_simple_datareader_no_key(&topic, Some(qos))?,
+            ))
+        };
+    let reliable = inbox("reliable", &topics.reliable)?;
+    let best_effort = inbox("best_effort", &topics.best_effort)?;
+
+    let bus = |profile: &str| -> Result<(Topic, FrameWriter), Box<dyn std::error::Error + Send + Sync>> {
+        let qos = writer_qos(config.profile(profile)?, SHARED_WRITER_SAMPLES);
+        let topic = frame_topic(participant, bus_topic(profile), &qos)?;
+        let writer = publisher.create_datawriter_no_key(&topic, Some(qos))?;
+        Ok((topic, FrameWriter(writer)))
+    };
+    let (broadcast_topic, broadcast_writer) = bus(&topics.broadcast)?;
+    let (_, record) = bus(&topics.record)?;
+    let qos = reader_qos(config.profile(&topics.broadcast)?);
+    let broadcast = FrameReader(subscriber.create_simple_datareader_no_key(&broadcast_topic, Some(qos))?);
+
+    // Last: whoever hears of us finds everything else in place.
+    let mut profile = *config.profile(&topics.presence)?;
+    profile.history = History::KeepLast(1);
+    let qos = writer_qos(&profile, SHARED_WRITER_SAMPLES);
+    let topic = participant.create_topic(
+        PRESENCE_TOPIC.to_owned(),
+        PRESENCE_TYPE.to_owned(),
+        &qos,
+        TopicKind::WithKey,
+    )?;
+    let reader_qos = reader_qos(&profile);
+    let heard = subscriber.create_datareader::<Heard, PresenceCdr>(&topic, Some(reader_qos))?;
+    let presence = publisher.create_datawriter(&topic, Some(qos))?;
+    let made = Made {
+        publisher,
+        subscriber,
+        presence,
+        broadcast: broadcast_writer,
+        record,
+    };
+    let inputs = Inputs {
+        presence: PresenceStream(Box::pin(heard.async_sample_stream())),
+        reliable,
+        best_effort,
+        broadcast,
+    };
+    Ok((made, inputs))
+}
+
+/// Whether an interface of this machine has the address.
+fn is_ours(address: IpAddr) -> Result<(), StartError> {
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(StartError::Interface { address }),
+    }
+}
+
+fn frame_topic(
+    participant: &DomainParticipant,
+    name: String,
+    qos: &QosPolicies,
+) -> rustdds::dds::result::CreateResult<Topic> {
+    participant.create_topic(name, FRAME_TYPE.to_owned(), qos, TopicKind::NoKey)
+}
+
+fn writer_qos(profile: &Profile, samples: i32) -> QosPolicies {
+    let mut qos = qos(profile, samples);
+    if let Some(deadline) = profile.deadline {
+        qos = qos.deadline(policy::Deadline(rustdds::Duration::from_std(deadline)));
+    }
+    if let Some(lifespan) = profile.lifespan {
+        let duration = rustdds::Duration::from_std(lifespan);
+        qos = qos.lifespan(policy::Lifespan { duration });
+    }
+    qos.build()
+}
+
+fn reader_qos(profile: &Profile) -> QosPolicies {
+    // What waits is bounded by the number of samples alone, whatever the writers keep.
+    qos(profile, READER_SAMPLES)
+        .history(policy::History::KeepAll)
+        .build()
+}
+
+fn qos(profile: &Profile, samples: i32) -> QosPolicyBuilder {
+    QosPolicyBuilder::new()
+        .reliability(match profile.reliability {
+            Reliability::Reliable => policy::Reliability::Reliable {
+                max_blocking_time: rustdds::Duration::from_millis(100),
+            },
+            Reliability::BestEffort => policy::Reliability::BestEffort,
+        })
+        .durability(match profile.durability {
+            Durability::Volatile => policy::Durability::Volatile,
+            Durability::TransientLocal => policy::Durability::TransientLocal,
+        })
+        .history(match profile.history {
+            History::KeepAll => policy::History::KeepAll,
+            History::KeepLast(depth) => policy::History::KeepLast {
+                depth: i32::try_from(depth).unwrap_or(i32::MAX),
+            },
+        })
+        .resource_limits(policy::ResourceLimits {
+            max_samples: samples,
+            max_instances: samples,
+            max_samples_per_instance: samples,
+        })
+}
+
+/// The way into one inbox.
+pub(crate) struct Writers {
+    pub(crate) reliable: FrameWriter,
+    pub(crate) best_effort: FrameWriter,
+}
+
+/// Writes frames to one topic.
+pub(crate) struct FrameWriter(no_key::DataWriter<Frame, FrameCdr>);
+
+impl FrameWriter {
+    pub(crate) fn guid(&self) -> Guid {
+        self.0.guid().to_bytes()
+    }
+
+    /// Hands a sample to the library if it has room; otherwise it is gone.
+    pub(crate) fn try_write(&self, frame: Frame) -> bool {
+        let written = self.0.async_write(frame, None).now_or_never();
+        matches!(written, Some(Ok(())))
+    }
+
+    /// Waits while the library has no room, at most this long. Whether the sample was taken. Cancel safe.
+    pub(crate) async fn write(&self, frame: Frame, most: Duration) -> bool {
+        let options = rustdds::WriteOptionsBuilder::new()
+            .best_effort_may_block(true)
+            .build();
+        // The library's own limit holds only for the first try.
+        let written = timeout(most, self.0.async_write_with_options(frame, options)).await;
+        matches!(written, Ok(Ok(_)))
+    }
+
+    /// Waits until readers have acknowledged what was written. That says that they cached it, no more.
+    pub(crate) async fn acknowledged(&self, most: Duration) {
+        let _ = timeout(most, self.0.async_wait_for_acknowledgments()).await;
+    }
+}
+
+/// Reads frames from one topic.
+pub(crate) struct FrameReader(no_key::SimpleDataReader<Frame, FrameCdr>);
+
+impl FrameReader {
+    /// The next sample, and who wrote it; `None` for one that could not be read. Cancel safe.
+    pub(crate) async fn next(&self) -> Option<(Guid, Frame)> {
+        poll_fn(|context| {
+            if let Some(taken) = self.take() {
+                return Poll::Ready(taken);
+            }
+            self.0.set_waker(Some(context.waker().clone()));
+            match self.take() {
+                Some(taken) => Poll::Ready(taken),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn take(&self) -> Option<Option<(Guid, Frame)>> {
+        match self.0.try_take_one() {
+            Ok(None) => None,
+            Ok(Some(change)) => Some(Some((change.writer_guid().to_bytes(), change.into_value()))),
+            Err(error) => {
+                tracing::debug!(%error, "a sample that is no frame");
+                Some(None)
+            }
+        }
+    }
+}
+
+type Samples = dyn Stream<Item = rustdds::dds::result::ReadResult<with_key::DataSample<Heard>>> + Send;
+
+/// Reads what agents say of themselves.
+pub(crate) struct PresenceStream(Pin<Box<Samples>>);
+
+impl PresenceStream {
+    /// The next one, and who wrote it; `None` for one that could not be read. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<(Guid, Presence)> {
+        match self.0.next().await {
+            Some(Ok(sample)) => {
+                let writer = sample.sample_info().writer_guid().to_bytes();
+                sample
+                    .into_value()
+                    .value()
+                    .map(|Heard(presence)| (writer, presence))
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%error, "a sample that is no presence");
+                None
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// A frame's payload is shared, its names are too: cloning it for a second try is cheap.
+pub(crate) fn frame(
+    source: &std::sync::Arc<str>,
+    destination: &std::sync::Arc<str>,
+    payload: Bytes,
+) -> Frame {
+    Frame {
+        source: source.clone(),
+        destination: destination.clone(),
+        kind: crate::wire::Kind::Data,
+        link: 0,
+        number: 0,
+        payload,
+    }
+}

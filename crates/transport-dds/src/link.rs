@@ -1,0 +1,561 @@
+//! One link to one life of one peer: its queues, its credit, and the two tasks that move frames.
+//!
+//! DDS keeps the reliable lane in order and whole as long as no cache overflows. So a sender never has more under way than
+//! the receiver's window, and a receiver counts: a number that is missing takes the link down rather than going unseen.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ifmesh_transport::{Assembler, ChunkLimits, DownReason, Lane, Splitter, TransportEvent};
+use ifmsg::{AgentId, Identity, PublicKey};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    awaited::awaited,
+    board::{Board, count},
+    config::DdsLimits,
+    engine::Writers,
+    queues::{Events, Loose, Outbound, Waiting},
+    statement::{Alive, Hello, Said},
+    wire::{Frame, Kind},
+};
+
+/// What a sample costs beside its payload, in bytes of credit.
+const SAMPLE_COST: u64 = 256;
+/// The first repetition of a heartbeat that brought news; each further one waits twice as long.
+const TELL_AGAIN: Duration = Duration::from_millis(30);
+/// How much of a large frame is hashed before others may run.
+const HASH_AT_ONCE: usize = 256 << 10;
+
+/// What all links of a transport have in common.
+pub(crate) struct Common {
+    pub(crate) agent: AgentId,
+    pub(crate) name: Arc<str>,
+    pub(crate) identity: Identity,
+    pub(crate) limits: DdsLimits,
+    pub(crate) max_sample: usize,
+    pub(crate) events: Events,
+    pub(crate) board: Arc<Board>,
+}
+
+impl Common {
+    pub(crate) fn refused(&self, peer: Option<AgentId>, reason: &'static str, detail: String) {
+        count(&self.board.counters.refused);
+        tracing::info!(?peer, reason, detail, "refused");
+        self.events
+            .offer_aside(TransportEvent::Refused { peer, reason, detail });
+    }
+}
+
+/// A link that is up, or was.
+pub(crate) struct Link {
+    common: Arc<Common>,
+    pub(crate) peer: AgentId,
+    peer_name: Arc<str>,
+    pub(crate) key: PublicKey,
+    writers: Arc<Writers>,
+    /// Our id for it, and the peer's.
+    pub(crate) local: u64,
+    pub(crate) remote: u64,
+    pub(crate) outbound: Arc<Outbound>,
+    /// How much the peer takes unread.
+    peer_window: u64,
+    /// What it said that it has taken.
+    peer_taken: watch::Sender<u64>,
+    /// The number of the last of its heartbeats.
+    heard: AtomicU64,
+    incoming: mpsc::Sender<Frame>,
+    /// Credit that came in, and that was taken out.
+    arrived: AtomicU64,
+    taken: AtomicU64,
+    told: Mutex<Told>,
+    loose_in: Loose,
+    /// Set once, when it is over.
+    end: watch::Sender<Option<DownReason>>,
+    /// This side closes: flush, then say goodbye.
+    closing: watch::Sender<bool>,
+}
+
+/// What the peer was told.
+struct Told {
+    count: u64,
+    taken: u64,
+    again: Instant,
+    pause: Duration,
+}
+
+/// What the tasks of a link read from.
+pub(crate) struct Feeds {
+    incoming: mpsc::Receiver<Frame>,
+    waiting: mpsc::Receiver<Waiting>,
+}
+
+impl Link {
+    /// A link after its hellos.
+    pub(crate) fn new(
+        common: &Arc<Common>,
+        key: PublicKey,
+        writers: Arc<Writers>,
+        local: u64,
+        hello: &Hello,
+    ) -> (Arc<Self>, Feeds) {
+        let limits = &common.limits;
+        let peer_limit = usize::try_from(hello.max_frame).unwrap_or(usize::MAX);
+        let dropped = common.board.dropped_counter(&hello.from);
+        let (outbound, waiting) = Outbound::new(
+            peer_limit.min(limits.max_frame),
+            limits.queue_bytes,
+            Arc::clone(&dropped),
+        );
+        let samples = limits.window_bytes as u64 / SAMPLE_COST + 64;
+        let (incoming, receiver) = mpsc::channel(usize::try_from(samples).unwrap_or(usize::MAX));
+        let link = Self {
+            common: Arc::clone(common),
+            peer: hello.from.clone(),
+            peer_name: hello.from.as_str().into(),
+            key,
+            writers,
+            local,
+            remote: hello.link,
+            outbound: Arc::new(outbound),
+            peer_window: hello.window,
+            peer_taken: watch::channel(0).0,
+            heard: AtomicU64::new(0),
+            incoming,
+            arrived: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            told: Mutex::new(Told {
+                count: 0,
+                taken: 0,
+                again: Instant::now(),
+                pause: TELL_AGAIN,
+            }),
+            loose_in: Loose::new(limits.queue_bytes, dropped),
+            end: watch::channel(None).0,
+            closing: watch::channel(false).0,
+        };
+        let feeds = Feeds {
+            incoming: receiver,
+            waiting,
+        };
+        (Arc::new(link), feeds)
+    }
+
+    /// It is over. Only the first reason counts.
+    pub(crate) fn end(&self, reason: DownReason) {
+        self.end.send_if_modified(|end| {
+            let first = end.is_none();
+            end.get_or_insert(reason);
+            first
+        });
+        self.outbound.close();
+    }
+
+    /// This side closes.
+    pub(crate) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// A sample of the reliable lane came. Never waits: what does not fit is more than was granted.
+    pub(crate) fn arrived(&self, frame: Frame) {
+        let slack = (64 << 10) + SAMPLE_COST;
+        let most = self.common.limits.window_bytes as u64 + slack;
+        let arrived = self.arrived.fetch_add(cost(&frame), Ordering::Relaxed) + cost(&frame);
+        let unread = arrived.saturating_sub(self.taken.load(Ordering::Relaxed));
+        if unread > most || self.incoming.try_send(frame).is_err() {
+            self.misbehaved("window-exceeded", "it sends more than it was granted".to_owned());
+        }
+    }
+
+    /// A sample of the best-effort lane or a broadcast came.
+    pub(crate) fn arrived_loose(&self, payload: Bytes) {
+        self.loose_in.push(payload);
+    }
+
+    /// A verified heartbeat came.
+    pub(crate) fn alive(&self, alive: &Alive) {
+        self.heard.store(alive.count, Ordering::Relaxed);
+        self.peer_taken.send_if_modified(|taken| {
+            let news = alive.taken > *taken;
+            *taken = alive.taken.max(*taken);
+            news
+        });
+    }
+
+    /// Whether a heartbeat is newer than those before.
+    pub(crate) fn is_news(&self, alive: &Alive) -> bool {
+        alive.count > self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Says that it is alive, and how much it has taken, if it is time for that.
+    pub(crate) fn tell_in_time(&self, now: Instant) {
+        let taken = self.taken.load(Ordering::Relaxed);
+        let mut told = self.told();
+        if taken == told.taken && now < told.again {
+            return;
+        }
+        if taken > told.taken {
+            told.pause = TELL_AGAIN;
+        }
+        told.again = now + told.pause;
+        told.pause = (told.pause * 2).min(self.common.limits.heartbeat);
+        self.tell(told, taken);
+    }
+
+    fn tell(&self, mut told: MutexGuard<'_, Told>, taken: u64) {
+        told.count += 1;
+        told.taken = taken;
+        let alive = self.said(told.count, taken, false);
+        drop(told);
+        self.writers.best_effort.try_write(self.statement(&alive, 0));
+    }
+
+    fn said(&self, count: u64, taken: u64, goodbye: bool) -> Said {
+        Said::Alive(Alive {
+            from: self.common.agent.clone(),
+            to: self.peer.clone(),
+            link: self.local,
+            peer_link: self.remote,
+            count,
+            taken,
+            goodbye,
+        })
+    }
+
+    fn statement(&self, said: &Said, number: u64) -> Frame {
+        Frame {
+            source: Arc::clone(&self.common.name),
+            destination: Arc::clone(&self.peer_name),
+            kind: Kind::Statement,
+            link: self.remote,
+            number,
+            payload: said.write(&self.common.identity),
+        }
+    }
+
+    fn data(&self, number: u64, payload: Bytes) -> Frame {
+        Frame {
+            source: Arc::clone(&self.common.name),
+            destination: Arc::clone(&self.peer_name),
+            kind: Kind::Data,
+            link: self.remote,
+            number,
+            payload,
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn misbehaved(&self, reason: &'static str, detail: String) {
+        if self.end.borrow().is_none() {
+            self.common.refused(Some(self.peer.clone()), reason, detail);
+        }
+        self.end(DownReason::Misbehaved);
+    }
+
+    async fn ended(&self) -> DownReason {
+        let ended = awaited(&mut self.end.subscribe(), |end| end.is_some()).await;
+        ended.flatten().unwrap_or(DownReason::Local)
+    }
+
+    async fn closed(&self) {
+        let _ = awaited(&mut self.closing.subscribe(), |closing| closing).await;
+    }
+
+    /// Tells the application that the link is up, hands it what comes, and tells it that the link is down.
+    pub(crate) async fn run_in(self: Arc<Self>, mut incoming: mpsc::Receiver<Frame>) -> DownReason {
+        let up = TransportEvent::LinkUp {
+            peer: self.peer.clone(),
+        };
+        let events = &self.common.events;
+        events.push(up).await;
+        let reason = tokio::select! {
+            biased;
+            reason = self.ended() => reason,
+            reason = self.take_reliable(&mut incoming) => reason,
+            () = self.take_loose() => DownReason::Local,
+        };
+        self.end(reason);
+        reason
+    }
+
+    async fn take_reliable(&self, incoming: &mut mpsc::Receiver<Frame>) -> DownReason {
+        let mut assembler = Assembler::new(self.chunks(1));
+        let mut next = 1;
+        while let Some(frame) = incoming.recv().await {
+            let cost = cost(&frame);
+            if frame.number < next {
+                self.took(cost);
+                continue;
+            }
+            if frame.number > next {
+                let detail = format!("samples {next} to {} are lost", frame.number - 1);
+                self.common
+                    .refused(Some(self.peer.clone()), "samples-lost", detail);
+                return DownReason::Network;
+            }
+            next += 1;
+            if frame.kind == Kind::Statement {
+                match self.read(&frame.payload) {
+                    Some(alive) if alive.goodbye => return DownReason::PeerClosed,
+                    _ => continue,
+                }
+            }
+            match assembler.accept(frame.payload, Instant::now()) {
+                Ok(None) => {}
+                Ok(Some(whole)) => self.hand_over(Lane::Reliable, whole).await,
+                Err(error) => {
+                    self.misbehaved(error.name(), error.to_string());
+                    return DownReason::Misbehaved;
+                }
+            }
+            self.took(cost);
+        }
+        DownReason::Local
+    }
+
+    async fn take_loose(&self) {
+        let mut assembler = Assembler::new(self.chunks(4));
+        loop {
+            let payload = self.loose_in.next().await;
+            for error in assembler.expire(Instant::now()) {
+                tracing::debug!(peer = %self.peer, %error, "a best-effort frame was not completed");
+                self.loose_in.count_dropped();
+            }
+            match assembler.accept(payload, Instant::now()) {
+                Ok(None) => {}
+                Ok(Some(whole)) => self.hand_over(Lane::BestEffort, whole).await,
+                Err(error) => self
+                    .common
+                    .refused(Some(self.peer.clone()), error.name(), error.to_string()),
+            }
+        }
+    }
+
+    fn chunks(&self, frames: usize) -> ChunkLimits {
+        let max_frame = self.common.limits.max_frame;
+        ChunkLimits {
+            max_frame,
+            max_messages: frames,
+            max_bytes: max_frame,
+            ..ChunkLimits::default()
+        }
+    }
+
+    async fn hand_over(&self, lane: Lane, frame: Bytes) {
+        if frame.len() > self.common.limits.max_frame {
+            return;
+        }
+        let event = TransportEvent::Frame {
+            from: self.peer.clone(),
+            lane,
+            frame,
+            road: None,
+        };
+        self.common.events.push(event).await;
+    }
+
+    /// Gives credit back. The peer is told at once when a quarter of its window is free again.
+    fn took(&self, cost: u64) {
+        let taken = self.taken.fetch_add(cost, Ordering::Relaxed) + cost;
+        let mut told = self.told();
+        if taken - told.taken >= self.common.limits.window_bytes as u64 / 4 {
+            told.pause = TELL_AGAIN * 2;
+            told.again = Instant::now() + TELL_AGAIN;
+            self.tell(told, taken);
+        }
+    }
+
+    /// A statement of this link's that the peer signed.
+    pub(crate) fn read(&self, payload: &[u8]) -> Option<Alive> {
+        let signed = crate::statement::Signed::read(payload)?;
+        let Said::Alive(alive) = &signed.said else {
+            return None;
+        };
+        let ours = alive.from == self.peer
+            && alive.to == self.common.agent
+            && alive.link == self.remote
+            && alive.peer_link == self.local;
+        if !ours {
+            return None;
+        }
+        match signed.verify(&self.key)? {
+            Said::Alive(alive) => Some(alive),
+            Said::Hello(_) => None,
+        }
+    }
+
+    /// Sends what is accepted until the link is over; when this side closes, flushes and says goodbye. Returns how many
+    /// accepted frames did not leave.
+    pub(crate) async fn run_out(self: Arc<Self>, mut waiting: mpsc::Receiver<Waiting>) -> u64 {
+        let mut sender = Sender {
+            link: &self,
+            sent: 0,
+            number: 0,
+            frames: 0,
+        };
+        let reliable = async {
+            loop {
+                let next = tokio::select! {
+                    biased;
+                    next = waiting.recv() => next,
+                    () = self.closed() => waiting.try_recv().ok(),
+                };
+                let Some((frame, room)) = next else { break };
+                sender.send_frame(frame).await;
+                drop(room);
+            }
+            sender.goodbye().await;
+        };
+        tokio::select! {
+            biased;
+            _ = self.ended() => {}
+            () = reliable => {}
+            () = self.send_loose() => {}
+        }
+        let mut left = 0;
+        while waiting.try_recv().is_ok() {
+            left += 1;
+        }
+        left
+    }
+
+    async fn send_loose(&self) {
+        let mut number = 0;
+        let mut frames = 0;
+        loop {
+            let frame = self.outbound.loose.next().await;
+            if !Splitter::is_needed(&frame, self.common.max_sample) {
+                number += 1;
+                self.send_loosely(number, frame).await;
+                continue;
+            }
+            frames += 1;
+            let mut splitter = Splitter::new(frames, frame, self.common.max_sample);
+            while !splitter.digest_some(HASH_AT_ONCE) {
+                tokio::task::yield_now().await;
+            }
+            while let Some(chunk) = splitter.next_chunk() {
+                number += 1;
+                self.send_loosely(number, chunk).await;
+            }
+        }
+    }
+
+    async fn send_loosely(&self, number: u64, payload: Bytes) {
+        let frame = self.data(number, payload);
+        if !self
+            .writers
+            .best_effort
+            .write(frame, self.common.limits.write_timeout)
+            .await
+        {
+            self.outbound.loose.count_dropped();
+        }
+    }
+}
+
+impl Feeds {
+    pub(crate) fn split(self) -> (mpsc::Receiver<Frame>, mpsc::Receiver<Waiting>) {
+        (self.incoming, self.waiting)
+    }
+}
+
+/// The sending end of the reliable lane.
+struct Sender<'l> {
+    link: &'l Link,
+    /// Credit that was used up.
+    sent: u64,
+    /// Of the last sample.
+    number: u64,
+    /// How many frames were cut.
+    frames: u64,
+}
+
+impl Sender<'_> {
+    async fn send_frame(&mut self, frame: Bytes) {
+        let max_sample = self.link.common.max_sample;
+        if !Splitter::is_needed(&frame, max_sample) {
+            return self.send_sample(frame).await;
+        }
+        self.frames += 1;
+        let mut splitter = Splitter::new(self.frames, frame, max_sample);
+        while !splitter.digest_some(HASH_AT_ONCE) {
+            tokio::task::yield_now().await;
+        }
+        while let Some(chunk) = splitter.next_chunk() {
+            self.send_sample(chunk).await;
+        }
+    }
+
+    async fn send_sample(&mut self, payload: Bytes) {
+        self.number += 1;
+        let frame = self.link.data(self.number, payload);
+        let cost = cost(&frame);
+        let (sent, window) = (self.sent, self.link.peer_window);
+        // With nothing under way a sample goes out however small the window is.
+        let room = |taken: u64| sent <= taken || sent - taken + cost <= window;
+        let _ = awaited(&mut self.link.peer_taken.subscribe(), room).await;
+        self.write(frame).await;
+        self.sent += cost;
+    }
+
+    /// Until the library takes it, or for too long: then the link is over.
+    async fn write(&self, frame: Frame) {
+        let limits = &self.link.common.limits;
+        let give_up = Instant::now() + limits.stall;
+        while !self
+            .link
+            .writers
+            .reliable
+            .write(frame.clone(), limits.write_timeout)
+            .await
+        {
+            if Instant::now() >= give_up {
+                let detail = "a reader of its inbox acknowledges nothing; the link is made anew".to_owned();
+                let peer = Some(self.link.peer.clone());
+                self.link.common.refused(peer, "inbox-stalled", detail);
+                self.link.end(DownReason::Network);
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    async fn goodbye(&mut self) {
+        // Everything has to be taken first: what the peer's library has acknowledged may still be thrown away.
+        let sent = self.sent;
+        let _ = awaited(&mut self.link.peer_taken.subscribe(), |taken| taken >= sent).await;
+        let (count, taken) = {
+            let mut told = self.link.told();
+            told.count += 1;
+            (told.count, self.link.taken.load(Ordering::Relaxed))
+        };
+        let goodbye = self.link.said(count, taken, true);
+        self.number += 1;
+        self.write(self.link.statement(&goodbye, self.number)).await;
+        self.link.writers.reliable.acknowledged(GOODBYE_PATIENCE).await;
+    }
+}
+
+/// How long a goodbye may take to arrive.
+const GOODBYE_PATIENCE: Duration = Duration::from_millis(300);
+
+fn cost(frame: &Frame) -> u64 {
+    frame.payload.len() as u64 + SAMPLE_COST
+}
+
+/// Waits for something until a point in time.
+pub(crate) async fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
+    timeout_at(deadline, future).await.ok()
+}

@@ -1,0 +1,314 @@
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use ifmesh_transport::{
+    Capabilities, Clock, CloseError, Closed, Envelope, IfTransport, Lane, LinkStatus, SendError,
+    TransportEvent,
+};
+use ifmsg::{AgentId, Destination};
+use rand_core::{CryptoRng, Rng as _};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    awaited::awaited,
+    board::Board,
+    config::{DdsAgent, DdsConfig},
+    engine::{self, Engine},
+    error::StartError,
+    hub::{Hub, ToBus},
+    link::Common,
+    queues::{Events, Queued},
+    random::SharedRandom,
+    statement::VERSION,
+    wire::Presence,
+};
+
+/// Links to every trusted agent on a DDS domain.
+///
+/// A link is up when a signed hello came back into this agent's own inbox, and down when the peer's signed heartbeats end:
+/// what DDS itself says of endpoints (discovered, matched, acknowledged, alive) counts for nothing. A link that ends is set
+/// up again for as long as the peer is there.
+///
+/// Ends with [`close`](IfTransport::close), or when dropped: then without flushing. The library's threads end with it, in
+/// the background when dropped.
+pub struct DdsTransport {
+    agent: AgentId,
+    name: Arc<str>,
+    max_frame: usize,
+    max_sample: usize,
+    board: Arc<Board>,
+    events: Mutex<mpsc::Receiver<Queued>>,
+    bus: mpsc::Sender<ToBus>,
+    closing: watch::Sender<bool>,
+    done: watch::Receiver<Option<u64>>,
+    unsent_told: AtomicBool,
+    hub: JoinHandle<()>,
+}
+
+/// What happened since the transport was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DdsMetrics {
+    /// DDS participants that were found on the domain, of whatever kind.
+    pub participants: u64,
+    /// Links that came up.
+    pub links_up: u64,
+    /// Statements, samples and peers that were refused; each kind is an event as well now and then.
+    pub refused: u64,
+    /// Samples from endpoints that no trusted agent has named as its own.
+    pub stray_samples: u64,
+    /// Samples that could not be read.
+    pub unread: u64,
+}
+
+impl DdsTransport {
+    /// Joins the domain and begins to link with everybody there who is trusted. `clock` dates what `links` says; `random`
+    /// makes the ids of this life and of links.
+    ///
+    /// Returns once the participant is made, which takes up to a second; links come up later. Must be called within a tokio
+    /// runtime with time. Cancel safe: a dropped call leaves nothing behind, once the library is ready to be closed.
+    pub async fn start(
+        config: DdsConfig,
+        agent: DdsAgent,
+        clock: Arc<dyn Clock>,
+        random: Box<dyn CryptoRng + Send>,
+    ) -> Result<Arc<Self>, StartError> {
+        config.check()?;
+        let mut random = SharedRandom::new(random);
+        let mut life = [0; 8];
+        random.fill_bytes(&mut life);
+        let life = u64::from_be_bytes(life);
+
+        let (engine, inputs) = open(config.clone(), agent.agent.clone(), life).await?;
+        let DdsAgent {
+            agent,
+            identity,
+            epoch,
+            keys,
+        } = agent;
+        let name: Arc<str> = agent.as_str().into();
+        let mut presence = Presence {
+            agent: agent.to_string(),
+            version: VERSION.to_owned(),
+            public_key: *identity.public_key().as_bytes(),
+            epoch,
+            life,
+            participant: config.participant.clone().unwrap_or_else(|| agent.to_string()),
+            capabilities: "reliable,best-effort,broadcast".to_owned(),
+            max_frame: u32::try_from(config.limits.max_frame).unwrap_or(u32::MAX),
+            signature: [0; 64],
+        };
+        presence.sign(&identity);
+
+        let board = Arc::<Board>::default();
+        let (events, received) = Events::new(config.limits.event_bytes);
+        let common = Common {
+            agent: agent.clone(),
+            name: Arc::clone(&name),
+            identity,
+            limits: config.limits,
+            max_sample: config.max_sample(),
+            events,
+            board: Arc::clone(&board),
+        };
+        let (closing, closed) = watch::channel(false);
+        let (finished, done) = watch::channel(None);
+        let (bus, to_bus) = mpsc::channel(BUS_QUEUE);
+        let (max_frame, max_sample) = (common.limits.max_frame, common.max_sample);
+        let hub = Hub::new(Arc::new(common), config, keys, clock, random, presence);
+        Ok(Arc::new(Self {
+            agent,
+            name,
+            max_frame,
+            max_sample,
+            board,
+            events: Mutex::new(received),
+            bus,
+            closing,
+            done,
+            unsent_told: AtomicBool::new(false),
+            hub: tokio::spawn(hub.run(engine, inputs, to_bus, closed, finished)),
+        }))
+    }
+
+    /// This agent's name.
+    pub fn agent(&self) -> &AgentId {
+        &self.agent
+    }
+
+    /// What happened so far.
+    pub fn metrics(&self) -> DdsMetrics {
+        let counters = &self.board.counters;
+        DdsMetrics {
+            participants: counters.participants.load(Ordering::Relaxed),
+            links_up: counters.links_up.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+            stray_samples: counters.stray_samples.load(Ordering::Relaxed),
+            unread: counters.unread.load(Ordering::Relaxed),
+        }
+    }
+
+    fn frame_for_all(&self, envelope: &Envelope) -> crate::wire::Frame {
+        engine::frame(&self.name, &"*".into(), envelope.frame.clone())
+    }
+
+    /// To each linked peer's inbox: all of them have room before one gets it. A peer whose link ends meanwhile gets nothing.
+    async fn send_to_all(&self, envelope: Envelope) {
+        let outbounds = self.board.outbounds();
+        let len = envelope.frame.len();
+        let rooms = join_all(outbounds.iter().map(|outbound| outbound.reserve(len))).await;
+        for (outbound, room) in outbounds.iter().zip(rooms) {
+            if let Some(room) = room {
+                outbound.accept(envelope.frame.clone(), room);
+            }
+        }
+        if len <= self.max_sample {
+            let _ = self.bus.try_send(ToBus::Record(self.frame_for_all(&envelope)));
+        }
+    }
+
+    /// One sample for all; in parts, one for each.
+    fn send_loosely_to_all(&self, envelope: &Envelope) {
+        let fits = envelope.frame.len() <= self.max_sample && !ifmesh_transport::is_chunk(&envelope.frame);
+        if fits {
+            let _ = self.bus.try_send(ToBus::Broadcast(self.frame_for_all(envelope)));
+            return;
+        }
+        for outbound in self.board.outbounds() {
+            outbound.accept_loose(envelope.frame.clone());
+        }
+    }
+}
+
+/// Broadcasts on their way to the bus.
+const BUS_QUEUE: usize = 256;
+
+/// Makes a participant in a thread of its own, since that blocks.
+async fn open(config: DdsConfig, agent: AgentId, life: u64) -> Result<(Engine, engine::Inputs), StartError> {
+    let (opened, wait) = oneshot::channel();
+    let domain = config.domain;
+    let failed = |reason: String| {
+        let first = 7400 + 250 * u32::from(domain);
+        StartError::Participant {
+            domain,
+            reason,
+            first,
+            last: first + 249,
+        }
+    };
+    // What nobody waits for any more is dropped there, which closes it.
+    thread::Builder::new()
+        .name("dds-open".to_owned())
+        .spawn(move || drop(opened.send(Engine::open(&config, &agent, life))))
+        .map_err(|error| failed(error.to_string()))?;
+    wait.await
+        .unwrap_or_else(|_| Err(failed("its thread ended".to_owned())))
+}
+
+#[async_trait]
+impl IfTransport for DdsTransport {
+    fn name(&self) -> &str {
+        "dds"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            max_frame: self.max_frame,
+            ordered: true,
+            reliable: true,
+            broadcast: true,
+        }
+    }
+
+    async fn send(&self, envelope: Envelope) -> Result<(), SendError> {
+        let (size, limit) = (envelope.frame.len(), self.max_frame);
+        if self.board.is_closing() {
+            return Err(SendError::Closed);
+        }
+        if envelope.lane == Lane::BestEffort {
+            // Never waits for the link, but a loop that only sends must let others run now and then.
+            tokio::task::consume_budget().await;
+        }
+        let Destination::Agent(peer) = &envelope.to else {
+            if size > limit {
+                return Err(SendError::TooLarge { size, limit });
+            }
+            match envelope.lane {
+                Lane::Reliable => self.send_to_all(envelope).await,
+                Lane::BestEffort => self.send_loosely_to_all(&envelope),
+            }
+            return if self.board.is_closing() {
+                Err(SendError::Closed)
+            } else {
+                Ok(())
+            };
+        };
+        let outbound = self.board.outbound(peer)?;
+        let limit = outbound.limit();
+        if size > limit {
+            return Err(SendError::TooLarge { size, limit });
+        }
+        let accepted = match envelope.lane {
+            Lane::Reliable => match outbound.reserve(size).await {
+                Some(room) => outbound.accept(envelope.frame.clone(), room),
+                None => false,
+            },
+            Lane::BestEffort => outbound.accept_loose(envelope.frame.clone()),
+        };
+        if accepted {
+            Ok(())
+        } else if self.board.is_closing() {
+            Err(SendError::Closed)
+        } else {
+            Err(SendError::NoLink(peer.clone()))
+        }
+    }
+
+    async fn recv(&self) -> Result<TransportEvent, Closed> {
+        let queued = self.events.lock().await.recv().await;
+        queued.map(|queued| queued.event).ok_or(Closed)
+    }
+
+    fn links(&self) -> Vec<LinkStatus> {
+        self.board.links()
+    }
+
+    async fn close(&self) -> Result<(), CloseError> {
+        self.board.close();
+        self.closing.send_replace(true);
+        let done = awaited(&mut self.done.clone(), |unsent| unsent.is_some()).await;
+        // None: the runtime ended before it.
+        let unsent = done.flatten().unwrap_or(0);
+        if unsent > 0 && !self.unsent_told.swap(true, Ordering::Relaxed) {
+            let envelopes = usize::try_from(unsent).unwrap_or(usize::MAX);
+            return Err(CloseError::Unsent { envelopes });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for DdsTransport {
+    fn drop(&mut self) {
+        // Takes the tasks of all links along, and the participant.
+        self.hub.abort();
+    }
+}
+
+impl fmt::Debug for DdsTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DdsTransport")
+            .field("agent", &self.agent)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,225 @@
+//! Hosts in network namespaces, and agents on them, each on a runtime of its own, so that it can die as a process does.
+//! Nothing here leaves the namespaces that the test made.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "shared by all tests; each uses a part"
+)]
+
+use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
+
+use ifmesh_testnet::{Host, Lan, Network};
+use ifmesh_transport::{Envelope, IfTransport, Lane, PeerTrust, SystemClock, TransportEvent};
+use ifmesh_transport_dds::{DdsAgent, DdsConfig, DdsTransport, Interfaces};
+use ifmsg::{AgentId, Identity};
+use rand::{SeedableRng as _, rngs::StdRng};
+use tokio::{runtime::Runtime, time::timeout};
+
+/// Nothing here takes longer unless it never happens.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+pub(crate) fn id(text: &str) -> AgentId {
+    AgentId::new(text).unwrap()
+}
+
+/// The key that everybody knows to be `name`'s.
+pub(crate) fn identity(name: &str) -> Identity {
+    let mut seed = [0; 32];
+    seed[..name.len()].copy_from_slice(name.as_bytes());
+    Identity::from_seed(&seed)
+}
+
+pub(crate) fn random(seed: u64) -> StdRng {
+    StdRng::seed_from_u64(seed)
+}
+
+/// Trusts each name with its well-known key, but for those that begin with `stranger`.
+pub(crate) fn agent(name: &str, epoch: u64) -> DdsAgent {
+    let keys = |peer: &AgentId| {
+        if peer.as_str().starts_with("stranger") {
+            return PeerTrust::Refuse;
+        }
+        PeerTrust::Key(*identity(peer.as_str()).public_key())
+    };
+    DdsAgent {
+        agent: id(name),
+        identity: identity(name),
+        epoch,
+        keys: Arc::new(keys),
+    }
+}
+
+/// Hosts on one wire; the first one's agents may use loopback alone if it is the only one.
+pub(crate) struct Net {
+    _network: Network,
+    _lan: Lan,
+    pub(crate) hosts: Vec<Host>,
+}
+
+impl Net {
+    pub(crate) fn new(hosts: usize) -> Self {
+        let network = Network::new().unwrap();
+        let lan = network.lan().unwrap();
+        let hosts = (0..hosts).map(|number| {
+            let host = network.host(&format!("host-{number}")).unwrap();
+            host.join(&lan, &format!("{}/24", address(number))).unwrap();
+            host
+        });
+        let hosts = hosts.collect();
+        Self {
+            _network: network,
+            _lan: lan,
+            hosts,
+        }
+    }
+
+    /// What agents on this host are configured with.
+    pub(crate) fn config(&self, host: usize) -> DdsConfig {
+        let mut config = DdsConfig::default();
+        if self.hosts.len() > 1 {
+            config.interfaces = Interfaces::Only(vec![address(host).parse().unwrap()]);
+        }
+        config
+    }
+
+    /// A runtime whose threads stand on this host, and so does all that it starts.
+    pub(crate) fn runtime(&self, host: usize) -> Runtime {
+        let host = &self.hosts[host];
+        thread::scope(|scope| {
+            let made = scope.spawn(|| {
+                let _here = host.enter().unwrap();
+                tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(1)
+                    .enable_all()
+                    .build()
+                    .unwrap()
+            });
+            made.join().unwrap()
+        })
+    }
+
+    /// As `runtime`, with threads started already: what they start later is where they are.
+    pub(crate) fn enter(&self, host: usize) -> ifmesh_testnet::Entered {
+        self.hosts[host].enter().unwrap()
+    }
+}
+
+pub(crate) fn address(host: usize) -> String {
+    format!("10.77.0.{}", host + 1)
+}
+
+/// Agents that can die.
+pub(crate) struct Processes {
+    pub(crate) net: Net,
+    running: BTreeMap<AgentId, Runtime>,
+}
+
+impl Processes {
+    pub(crate) fn new(hosts: usize) -> Self {
+        Self {
+            net: Net::new(hosts),
+            running: BTreeMap::new(),
+        }
+    }
+
+    /// Starts an agent on a runtime of its own, on this host.
+    pub(crate) async fn start(&mut self, host: usize, name: &str, epoch: u64) -> Arc<DdsTransport> {
+        let config = self.net.config(host);
+        self.start_with(host, name, epoch, config).await
+    }
+
+    pub(crate) async fn start_with(
+        &mut self,
+        host: usize,
+        name: &str,
+        epoch: u64,
+        config: DdsConfig,
+    ) -> Arc<DdsTransport> {
+        let runtime = self.net.runtime(host);
+        let agent = agent(name, epoch);
+        let seed = epoch
+            .wrapping_mul(31)
+            .wrapping_add(name.bytes().map(u64::from).sum());
+        let start = DdsTransport::start(config, agent, Arc::new(SystemClock), Box::new(random(seed)));
+        let started = runtime.spawn(timeout(SOON, start)).await.unwrap();
+        let transport = started.expect("a start in time").expect("a start");
+        self.running.insert(id(name), runtime);
+        transport
+    }
+
+    /// Everything of this agent's stops where it is. Its peers are told nothing that they trust.
+    pub(crate) fn kill(&mut self, agent: &AgentId) {
+        if let Some(runtime) = self.running.remove(agent) {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        while let Some((_, runtime)) = self.running.pop_first() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+pub(crate) async fn event(transport: &dyn IfTransport) -> TransportEvent {
+    timeout(SOON, transport.recv())
+        .await
+        .expect("an event in time")
+        .expect("an open transport")
+}
+
+/// The next event that is not a refusal.
+pub(crate) async fn good_event(transport: &dyn IfTransport) -> TransportEvent {
+    loop {
+        match event(transport).await {
+            TransportEvent::Refused { .. } => {}
+            event => return event,
+        }
+    }
+}
+
+pub(crate) async fn up(transport: &dyn IfTransport, name: &str) {
+    let expected = TransportEvent::LinkUp { peer: id(name) };
+    assert_eq!(good_event(transport).await, expected);
+}
+
+pub(crate) async fn send(transport: &dyn IfTransport, to: &str, frame: &str) {
+    let envelope = Envelope::new(id(to), Lane::Reliable, frame.to_owned());
+    timeout(SOON, transport.send(envelope))
+        .await
+        .expect("room in time")
+        .expect("a link");
+}
+
+pub(crate) async fn receives(transport: &dyn IfTransport, from: &str, expected: &str) {
+    match good_event(transport).await {
+        TransportEvent::Frame {
+            from: peer, frame, ..
+        } => {
+            assert_eq!((peer.as_str(), &frame[..]), (from, expected.as_bytes()));
+        }
+        other => panic!("{other:?} instead of a frame"),
+    }
+}
+
+/// A frame each way.
+pub(crate) async fn exchange(a: &DdsTransport, b: &DdsTransport) {
+    for (one, other) in [(a, b), (b, a)] {
+        send(one, other.agent().as_str(), "hello there").await;
+        receives(other, one.agent().as_str(), "hello there").await;
+    }
+}
+
+/// Events until a refusal; its reason and what it says.
+pub(crate) async fn refusal(transport: &dyn IfTransport) -> (&'static str, String) {
+    loop {
+        match event(transport).await {
+            TransportEvent::Refused { reason, detail, .. } => return (reason, detail),
+            TransportEvent::LinkUp { peer } => panic!("a link to {peer}"),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The suite that every backend must pass, on one machine over loopback and on two that a wire joins. Falsified by any case
+//! that fails.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use common::*;
+use ifmesh_transport::{
+    IfTransport,
+    conformance::{Fixture, Member},
+};
+use ifmesh_transport_dds::DdsTransport;
+use ifmsg::AgentId;
+
+struct DdsFixture {
+    processes: Processes,
+    /// Handles that stay, as those of a process would: only `kill` ends them.
+    kept: BTreeMap<AgentId, Arc<DdsTransport>>,
+    patience: Duration,
+}
+
+impl DdsFixture {
+    fn new(hosts: usize) -> Self {
+        Self {
+            processes: Processes::new(hosts),
+            kept: BTreeMap::new(),
+            patience: Duration::from_secs(10),
+        }
+    }
+
+    async fn join(&mut self, host: usize, name: &str, epoch: u64) -> Arc<DdsTransport> {
+        let transport = self.processes.start(host, name, epoch).await;
+        self.kept.insert(id(name), Arc::clone(&transport));
+        transport
+    }
+
+    fn host(&self, agent: usize) -> usize {
+        agent % self.processes.net.hosts.len()
+    }
+}
+
+#[async_trait]
+impl Fixture for DdsFixture {
+    async fn start(&mut self, agents: usize) -> Vec<Member> {
+        let mut members = Vec::new();
+        for number in 0..agents {
+            let name = format!("agent-{number}");
+            let transport = self.join(self.host(number), &name, 1).await;
+            members.push(Member {
+                id: id(&name),
+                transport,
+            });
+        }
+        members
+    }
+
+    async fn kill(&mut self, agent: &AgentId) {
+        self.kept.remove(agent);
+        self.processes.kill(agent);
+    }
+
+    async fn restart(&mut self, agent: &AgentId) -> Arc<dyn IfTransport> {
+        let number = agent.as_str().trim_start_matches("agent-").parse().unwrap_or(0);
+        self.join(self.host(number), agent.as_str(), 2).await
+    }
+
+    fn patience(&self) -> Duration {
+        self.patience
+    }
+}
+
+mod one_machine {
+    use super::*;
+
+    ifmesh_transport::conformance_tests! {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+        DdsFixture::new(1)
+    }
+}
