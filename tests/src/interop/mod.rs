@@ -1,10 +1,13 @@
 //! One story that every foreign stack has to act out with ours: see [`act`].
 
+mod chromium;
 mod forger;
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
 
 use serde_json::{Value, json};
+
+pub use chromium::Chromium;
 
 use crate::program::{PATIENCE, Running, ifmesh, init};
 use forger::Forger;
