@@ -1,6 +1,7 @@
 //! The suite that every backend must pass, on one machine over loopback and on two that a wire joins. Falsified by any case
 //! that fails.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
 
@@ -29,6 +30,16 @@ impl DdsFixture {
             kept: BTreeMap::new(),
             patience: Duration::from_secs(10),
         }
+    }
+
+    /// Two machines, whose wire loses packets of both.
+    fn lossy(percent: f64) -> Self {
+        let mut fixture = Self::new(2);
+        // 16 MiB take 15 s at 20 %.
+        fixture.patience = Duration::from_secs(60);
+        // Of one host: the other's packets all pass by it.
+        fixture.processes.net.hosts[0].loss(percent).unwrap();
+        fixture
     }
 
     async fn join(&mut self, host: usize, name: &str, epoch: u64) -> Arc<DdsTransport> {
@@ -78,5 +89,32 @@ mod one_machine {
     ifmesh_transport::conformance_tests! {
         #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
         DdsFixture::new(1)
+    }
+}
+
+mod two_machines {
+    use super::*;
+
+    ifmesh_transport::conformance_tests! {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+        DdsFixture::new(2)
+    }
+}
+
+mod one_percent_lost {
+    use super::*;
+
+    ifmesh_transport::conformance_tests! {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+        DdsFixture::lossy(1.0)
+    }
+}
+
+mod twenty_percent_lost {
+    use super::*;
+
+    ifmesh_transport::conformance_tests! {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+        DdsFixture::lossy(20.0)
     }
 }

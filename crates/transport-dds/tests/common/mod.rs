@@ -7,7 +7,7 @@
     reason = "shared by all tests; each uses a part"
 )]
 
-use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use ifmesh_testnet::{Host, Lan, Network};
 use ifmesh_transport::{Envelope, IfTransport, Lane, PeerTrust, SystemClock, TransportEvent};
@@ -112,14 +112,14 @@ pub(crate) fn address(host: usize) -> String {
 /// Agents that can die.
 pub(crate) struct Processes {
     pub(crate) net: Net,
-    running: BTreeMap<AgentId, Runtime>,
+    running: Vec<(AgentId, Runtime)>,
 }
 
 impl Processes {
     pub(crate) fn new(hosts: usize) -> Self {
         Self {
             net: Net::new(hosts),
-            running: BTreeMap::new(),
+            running: Vec::new(),
         }
     }
 
@@ -136,29 +136,38 @@ impl Processes {
         epoch: u64,
         config: DdsConfig,
     ) -> Arc<DdsTransport> {
+        self.start_agent(host, agent(name, epoch), config).await
+    }
+
+    pub(crate) async fn start_agent(
+        &mut self,
+        host: usize,
+        agent: DdsAgent,
+        config: DdsConfig,
+    ) -> Arc<DdsTransport> {
         let runtime = self.net.runtime(host);
-        let agent = agent(name, epoch);
-        let seed = epoch
-            .wrapping_mul(31)
-            .wrapping_add(name.bytes().map(u64::from).sum());
+        let (id, epoch) = (agent.agent.clone(), agent.epoch);
+        // Lives must differ, as those of real agents do.
+        let name: u64 = id.as_str().bytes().map(u64::from).sum();
+        let seed = epoch.wrapping_mul(31).wrapping_add(name);
         let start = DdsTransport::start(config, agent, Arc::new(SystemClock), Box::new(random(seed)));
         let started = runtime.spawn(timeout(SOON, start)).await.unwrap();
         let transport = started.expect("a start in time").expect("a start");
-        self.running.insert(id(name), runtime);
+        self.running.push((id, runtime));
         transport
     }
 
     /// Everything of this agent's stops where it is. Its peers are told nothing that they trust.
     pub(crate) fn kill(&mut self, agent: &AgentId) {
-        if let Some(runtime) = self.running.remove(agent) {
-            runtime.shutdown_background();
+        if let Some(at) = self.running.iter().position(|(id, _)| id == agent) {
+            self.running.remove(at).1.shutdown_background();
         }
     }
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        while let Some((_, runtime)) = self.running.pop_first() {
+        for (_, runtime) in self.running.drain(..) {
             runtime.shutdown_background();
         }
     }
