@@ -172,8 +172,12 @@ impl Engine {
     pub(crate) async fn close(self) {
         let Self { mut participant, .. } = self;
         let (ended, wait) = oneshot::channel();
-        participant.end(Some(ended));
+        let thread = participant.end(Some(ended));
         let _ = wait.await;
+        // It has nothing left to do.
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -185,10 +189,8 @@ impl Closing {
         self.0.as_ref().map(|(_, participant)| participant)
     }
 
-    fn end(&mut self, told: Option<oneshot::Sender<()>>) {
-        let Some(participant) = self.0.take() else {
-            return;
-        };
+    fn end(&mut self, told: Option<oneshot::Sender<()>>) -> Option<thread::JoinHandle<()>> {
+        let participant = self.0.take()?;
         let thread = thread::Builder::new().name("dds-close".to_owned());
         let spawned = thread.spawn(move || {
             drop(participant);
@@ -196,15 +198,15 @@ impl Closing {
                 let _ = told.send(());
             }
         });
-        if let Err(error) = spawned {
-            tracing::warn!(%error, "no thread to close a DDS participant in");
-        }
+        spawned
+            .inspect_err(|error| tracing::warn!(%error, "no thread to close a DDS participant in"))
+            .ok()
     }
 }
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.end(None);
+        drop(self.end(None));
     }
 }
 

@@ -208,12 +208,14 @@ async fn open(config: DdsConfig, agent: AgentId, life: u64) -> Result<(Engine, e
         }
     };
     // What nobody waits for any more is dropped there, which closes it.
-    thread::Builder::new()
+    let thread = thread::Builder::new()
         .name("dds-open".to_owned())
         .spawn(move || drop(opened.send(Engine::open(&config, &agent, life))))
         .map_err(|error| failed(error.to_string()))?;
-    wait.await
-        .unwrap_or_else(|_| Err(failed("its thread ended".to_owned())))
+    let opened = wait.await;
+    // It has nothing left to do.
+    let _ = thread.join();
+    opened.unwrap_or_else(|_| Err(failed("its thread ended".to_owned())))
 }
 
 #[async_trait]

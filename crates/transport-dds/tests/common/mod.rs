@@ -232,3 +232,130 @@ pub(crate) async fn refusal(transport: &dyn IfTransport) -> (&'static str, Strin
         }
     }
 }
+
+/// A program that is this test binary again, on one of the hosts, and can be killed for good. The binary needs a test
+/// `child_main` that calls `child_main`.
+pub(crate) struct Child {
+    process: std::process::Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+const CHILD: &str = "IFMESH_DDS_TEST_CHILD";
+
+impl Child {
+    pub(crate) fn start(host: &Host, role: &str) -> Self {
+        use std::{
+            io::{BufRead as _, BufReader},
+            process::Stdio,
+        };
+        let program = std::env::current_exe().unwrap();
+        let mut process = host
+            .command(program.to_str().unwrap())
+            .args(["child_main", "--exact", "--nocapture", "--test-threads=1"])
+            .env(CHILD, role)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let (sender, lines) = std::sync::mpsc::sync_channel(100_000);
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let said = line.split_once("> ").map(|(_, said)| said.to_owned());
+                if said.is_some_and(|said| sender.send(said).is_err()) {
+                    break;
+                }
+            }
+        });
+        Self { process, lines }
+    }
+
+    /// The next thing that it said.
+    pub(crate) fn said(&self) -> String {
+        self.lines
+            .recv_timeout(SOON)
+            .expect("a word of the child in time")
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What the child says, and its parent reads.
+pub(crate) fn say(word: impl std::fmt::Display) {
+    println!("> {word}");
+}
+
+/// Does what the parent asked for, if this is a child.
+pub(crate) fn child_main(roles: impl FnOnce(&str)) {
+    if let Ok(role) = std::env::var(CHILD) {
+        roles(&role);
+    }
+}
+
+/// Messages with numbers, over a session.
+pub(crate) mod talk {
+    use ifmesh_transport::{Session, SessionConfig};
+    use ifmsg::{Draft, Permissions, TrustPolicy, TrustStore};
+    use serde_json::json;
+
+    use super::*;
+
+    pub(crate) fn session(transport: Arc<DdsTransport>, name: &str, epoch: u64) -> Arc<Session> {
+        let mut trust = TrustStore::new(TrustPolicy::Allowlist);
+        for peer in ["alice", "bob"] {
+            let key = *identity(peer).public_key();
+            trust.bind(id(peer), key, Permissions::ALL).unwrap();
+        }
+        let config = SessionConfig::new(id(name), identity(name), trust, epoch);
+        let random = Box::new(random(epoch + name.len() as u64));
+        Arc::new(Session::start(transport, config, Arc::new(SystemClock), random))
+    }
+
+    pub(crate) fn draft(to: &str, n: u64) -> Draft {
+        Draft::new(to.try_into().unwrap(), json!({ "n": n }))
+    }
+
+    pub(crate) async fn number(session: &Session) -> u64 {
+        let message = timeout(3 * SOON, session.recv())
+            .await
+            .expect("a message in time")
+            .expect("a session");
+        message.payload()["n"].as_u64().unwrap()
+    }
+
+    /// All of these, acknowledged.
+    pub(crate) async fn send_all(session: &Session, to: &str, numbers: std::ops::Range<u64>) {
+        let mut receipts = Vec::new();
+        for n in numbers {
+            receipts.push(session.send(draft(to, n)).await.unwrap());
+        }
+        for receipt in receipts {
+            timeout(3 * SOON, receipt.acknowledged())
+                .await
+                .expect("an outcome in time")
+                .unwrap();
+        }
+    }
+
+    /// These, in this order, and nothing else.
+    pub(crate) async fn receive_all(session: &Session, numbers: std::ops::Range<u64>) {
+        for n in numbers {
+            assert_eq!(number(session).await, n);
+        }
+    }
+}
