@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use ifmesh_transport::{
-    Clock as _, Envelope, IfTransport as _, Lane, Observer, Outcome, Receipt, Refusal, SessionEvent,
-    SubmitError,
+    Clock as _, Envelope, IfTransport, Lane, Observer, Outcome, Policy, Receipt, Refusal, Road, Router,
+    RouterConfig, SessionEvent, SubmitError,
 };
 use ifmesh_transport_mem::{Agents, Faults, MemTransport, Mesh, Trace, draft, simulate};
 use ifmsg::{
@@ -50,14 +50,14 @@ pub enum Op {
     },
     /// Milliseconds pass.
     Pass(u16),
-    /// Faults for one direction between two agents, or for all.
-    Faults(Option<(u8, u8)>, Weather),
-    /// The agents whose bit is set are cut off from the rest.
-    Partition(u8, bool),
-    /// Undoes all partitions and faults.
-    Heal,
-    /// A link fails, and is set up again.
-    Break(u8, u8),
+    /// Faults on one road, for one direction between two agents, or for all.
+    Faults(u8, Option<(u8, u8)>, Weather),
+    /// On one road the agents whose bit is set are cut off from the rest.
+    Partition(u8, u8, bool),
+    /// Undoes all partitions and faults of a road.
+    Heal(u8),
+    /// A link of a road fails, and is set up again.
+    Break(u8, u8, u8),
     /// An agent dies.
     Crash(u8),
     /// An agent starts again, with what its disk remembers, or with an empty one.
@@ -68,8 +68,8 @@ pub enum Op {
     Disk(u8, bool),
     /// An agent's application stops reading, or goes on.
     Pause(u8, bool),
-    /// An agent's transport becomes slow (milliseconds for an event).
-    Slow(u8, u8),
+    /// An agent's transport on one road becomes slow (milliseconds for an event).
+    Slow(u8, u8, u8),
     /// Somebody attacks an agent; the number chooses what is captured, changed, claimed.
     Attack(Attack, u8, u32),
 }
@@ -128,6 +128,10 @@ pub struct Story {
     pub seed: u64,
     /// 2 to 8.
     pub agents: usize,
+    /// How each of them uses its roads; empty: there is one road, and no router.
+    pub policies: Vec<Policy>,
+    /// 1 to 3.
+    pub roads: usize,
     /// What happens.
     pub ops: Vec<Op>,
 }
@@ -138,6 +142,28 @@ pub fn stories(mix: Mix) -> impl Strategy<Value = Story> {
     (any::<u64>(), agents, prop::collection::vec(op(mix), 1..40)).prop_map(|(seed, agents, ops)| Story {
         seed,
         agents,
+        policies: Vec::new(),
+        roads: 1,
+        ops,
+    })
+}
+
+/// Random stories over two or three roads, each with faults of its own, and at the end only one of them heals.
+pub fn routed_stories(mix: Mix) -> impl Strategy<Value = Story> {
+    let agents = prop_oneof![8 => 2..=3usize, 2 => 4..=5usize, 1 => 6..=8usize];
+    let policy = prop_oneof![
+        3 => Just(Policy::Failover),
+        2 => Just(Policy::HEDGED),
+        1 => Just(Policy::FanOut { roads: None }),
+        1 => Just(Policy::FanOut { roads: Some(2) }),
+    ];
+    let policies = prop::collection::vec(policy, 8);
+    let ops = prop::collection::vec(op(mix), 1..24);
+    (any::<u64>(), agents, 2..=3usize, policies, ops).prop_map(|(seed, agents, roads, policies, ops)| Story {
+        seed,
+        agents,
+        policies,
+        roads,
         ops,
     })
 }
@@ -186,11 +212,13 @@ fn op(mix: Mix) -> impl Strategy<Value = Op> {
     prop_oneof![
         14 => send,
         6 => prop_oneof![3 => 1..100u16, 2 => 100..3_000u16, 1 => 3_000..40_000u16].prop_map(Op::Pass),
-        mix.weather => (prop::option::of(pair()), weather).prop_map(|(at, weather)| Op::Faults(at, weather)),
+        mix.weather => (any::<u8>(), prop::option::of(pair()), weather)
+            .prop_map(|(road, at, weather)| Op::Faults(road, at, weather)),
         mix.partitions => prop_oneof![
-            3 => (any::<u8>(), any::<bool>()).prop_map(|(mask, one_way)| Op::Partition(mask, one_way)),
-            2 => Just(Op::Heal),
-            2 => pair().prop_map(|(a, b)| Op::Break(a, b)),
+            3 => (any::<u8>(), any::<u8>(), any::<bool>())
+                .prop_map(|(road, mask, one_way)| Op::Partition(road, mask, one_way)),
+            2 => any::<u8>().prop_map(Op::Heal),
+            2 => (any::<u8>(), pair()).prop_map(|(road, (a, b))| Op::Break(road, a, b)),
         ],
         mix.deaths => prop_oneof![
             2 => any::<u8>().prop_map(Op::Crash),
@@ -200,26 +228,27 @@ fn op(mix: Mix) -> impl Strategy<Value = Op> {
         mix.slowness => prop_oneof![
             2 => any::<u8>().prop_map(|who| Op::Pause(who, true)),
             2 => any::<u8>().prop_map(|who| Op::Pause(who, false)),
-            1 => (any::<u8>(), 0..30u8).prop_map(|(who, pace)| Op::Slow(who, pace)),
+            1 => (any::<u8>(), any::<u8>(), 0..30u8).prop_map(|(road, who, pace)| Op::Slow(road, who, pace)),
             1 => (any::<u8>(), any::<bool>()).prop_map(|(who, broken)| Op::Disk(who, broken)),
         ],
         mix.attacks => (attack, any::<u8>(), any::<u32>()).prop_map(|(kind, who, n)| Op::Attack(kind, who, n)),
     ]
 }
 
-/// Plays a story to its end, and panics if a promise was broken. Returns the trace of the mesh.
-pub fn play(story: &Story) -> Trace {
+/// Plays a story to its end, and panics if a promise was broken. Returns the traces of its roads.
+pub fn play(story: &Story) -> Vec<Trace> {
     let story = story.clone();
     simulate(story.seed, async move |mesh| {
-        let mut world = World::new(mesh, story.agents);
+        let mut world = World::new(mesh, &story);
         for op in &story.ops {
             world.act(op).await;
             world.check_bounds();
         }
-        world.make_peace().await;
+        world.make_peace(story.seed).await;
         world.judge();
+        world.check_budgets(&story.policies);
         world.check_idle().await;
-        world.mesh.trace()
+        world.roads.iter().map(Mesh::trace).collect()
     })
     .unwrap()
 }
@@ -259,6 +288,10 @@ struct Death {
 
 struct World {
     mesh: Mesh,
+    /// The mesh, and others beside it.
+    roads: Vec<Mesh>,
+    /// The routers of all lives.
+    routers: Arc<Mutex<Vec<Arc<Router>>>>,
     agents: Agents,
     count: usize,
     /// For each agent, what its disk held at the start of each life but the first.
@@ -269,8 +302,8 @@ struct World {
     sent: Vec<Sent>,
     got: Arc<Mutex<Vec<Got>>>,
     captured: Arc<Tap>,
-    stranger: Arc<MemTransport>,
-    traitor: Arc<MemTransport>,
+    stranger: Vec<Arc<MemTransport>>,
+    traitor: Vec<Arc<MemTransport>>,
     lies: u64,
 }
 
@@ -287,24 +320,52 @@ impl Observer for Tap {
 }
 
 impl World {
-    fn new(mesh: Mesh, count: usize) -> Self {
+    fn new(mesh: Mesh, story: &Story) -> Self {
+        let count = story.agents;
         let captured = Arc::new(Tap::default());
         let tap = captured.clone();
         let key = *mesh.identity(TRAITOR).public_key();
+        let others: Vec<Mesh> = (1..story.roads as u64)
+            .map(|road| Mesh::new(story.seed ^ road))
+            .collect();
+        let roads: Vec<Mesh> = std::iter::once(&mesh).chain(&others).cloned().collect();
+        let routers: Arc<Mutex<Vec<Arc<Router>>>> = Arc::default();
+        let (made, policies, dice) = (routers.clone(), story.policies.clone(), mesh.clone());
+        let connect = move |name: &str, mut transports: Vec<Arc<MemTransport>>| {
+            let who = NAMES.iter().position(|known| *known == name).unwrap();
+            let Some(&policy) = policies.get(who) else {
+                return transports.remove(0) as Arc<dyn IfTransport>;
+            };
+            let roads = transports.into_iter().enumerate();
+            let roads = roads
+                .map(|(road, transport)| Road::new(format!("road-{road}"), transport))
+                .collect();
+            let life = made.lock().unwrap().len();
+            let random = Box::new(dice.rng(&format!("router {life}")));
+            let router = Router::start(roads, RouterConfig::new(policy), random).unwrap();
+            made.lock().unwrap().push(router.clone());
+            router
+        };
         let agents = mesh
-            .agents_with(&NAMES[..count], move |_, config| {
-                config.observer = Some(tap.clone());
-                config.limits.window_messages = WINDOW;
-                config.limits.inbox_messages = INBOX;
-                config.limits.best_effort_queue = BEST_EFFORT;
-                let all = ifmsg::Permissions::ALL;
-                config
-                    .trust
-                    .bind(AgentId::new(TRAITOR).unwrap(), key, all)
-                    .unwrap();
-            })
+            .agents_over(
+                &others,
+                &NAMES[..count],
+                move |_, config| {
+                    config.observer = Some(tap.clone());
+                    config.limits.window_messages = WINDOW;
+                    config.limits.inbox_messages = INBOX;
+                    config.limits.best_effort_queue = BEST_EFFORT;
+                    let all = ifmsg::Permissions::ALL;
+                    config
+                        .trust
+                        .bind(AgentId::new(TRAITOR).unwrap(), key, all)
+                        .unwrap();
+                },
+                connect,
+            )
             .unwrap();
-        let (stranger, traitor) = (mesh.join(STRANGER).unwrap(), mesh.join(TRAITOR).unwrap());
+        let join = |name| roads.iter().map(|road| road.join(name).unwrap()).collect();
+        let (stranger, traitor) = (join(STRANGER), join(TRAITOR));
         let mut world = Self {
             agents,
             readers: (0..count).map(|_| None).collect(),
@@ -319,6 +380,8 @@ impl World {
             traitor,
             lies: 0,
             mesh,
+            roads,
+            routers,
         };
         (0..count).for_each(|who| world.read(who));
         world
@@ -359,6 +422,7 @@ impl World {
             let a = usize::from(a) % self.count;
             (a, (a + 1 + usize::from(b) % (self.count - 1)) % self.count)
         };
+        let road = |n: u8| &self.roads[usize::from(n) % self.roads.len()];
         match *op {
             Op::Send {
                 pair,
@@ -373,28 +437,28 @@ impl World {
                 }
             }
             Op::Pass(millis) => pass(millis.into()).await,
-            Op::Faults(at, ref weather) => {
+            Op::Faults(n, at, ref weather) => {
                 let faults = weather.faults();
                 match at.map(two) {
-                    Some((a, b)) => self.mesh.faults_from(NAMES[a], NAMES[b], faults).unwrap(),
-                    None => self.mesh.faults(faults).unwrap(),
+                    Some((a, b)) => road(n).faults_from(NAMES[a], NAMES[b], faults).unwrap(),
+                    None => road(n).faults(faults).unwrap(),
                 }
             }
-            Op::Partition(mask, one_way) => {
+            Op::Partition(n, mask, one_way) => {
                 let inside = |at: &usize| mask & (1 << at) != 0;
                 let (a, b): (Vec<usize>, Vec<usize>) = (0..self.count).partition(inside);
                 let names = |them: Vec<usize>| them.into_iter().map(|at| NAMES[at]).collect::<Vec<_>>();
                 let (a, b) = (names(a), names(b));
                 if one_way {
-                    self.mesh.partition_one_way(&a, &b).unwrap();
+                    road(n).partition_one_way(&a, &b).unwrap();
                 } else {
-                    self.mesh.partition(&a, &b).unwrap();
+                    road(n).partition(&a, &b).unwrap();
                 }
             }
-            Op::Heal => self.mesh.heal(),
-            Op::Break(a, b) => {
+            Op::Heal(n) => road(n).heal(),
+            Op::Break(n, a, b) => {
                 let (a, b) = two((a, b));
-                self.mesh.break_link(NAMES[a], NAMES[b]).unwrap();
+                road(n).break_link(NAMES[a], NAMES[b]).unwrap();
             }
             Op::Crash(n) => {
                 let who = who(n);
@@ -430,9 +494,9 @@ impl World {
             }
             Op::Disk(n, broken) => self.agents.disk(NAMES[who(n)]).unwrap().set_broken(broken),
             Op::Pause(n, paused) => _ = self.paused[who(n)].send_replace(paused),
-            Op::Slow(n, pace) => {
+            Op::Slow(at, n, pace) => {
                 let pace = Duration::from_millis(pace.into());
-                self.mesh.slow_receiver(NAMES[who(n)], pace).unwrap();
+                road(at).slow_receiver(NAMES[who(n)], pace).unwrap();
             }
             Op::Attack(attack, n, number) => {
                 let victim = who(n);
@@ -559,11 +623,12 @@ impl World {
                 vec![one.into(), two.into()]
             }
         };
-        let link = if number % 5 < 2 {
+        let links = if number % 5 < 2 {
             &self.stranger
         } else {
             &self.traitor
         };
+        let link = &links[number as usize / 3 % links.len()];
         for frame in frames {
             let lane = if number.is_multiple_of(4) {
                 Lane::Reliable
@@ -596,15 +661,19 @@ impl World {
         }
     }
 
-    /// Everybody lives, every link is perfect, attackers are gone; waits until nothing happens any more.
-    async fn make_peace(&mut self) {
-        self.mesh.heal();
-        for name in [STRANGER, TRAITOR] {
-            self.mesh.crash(name).unwrap();
+    /// Everybody lives, one road is perfect, attackers are gone; waits until nothing happens any more.
+    async fn make_peace(&mut self, seed: u64) {
+        self.roads[seed as usize % self.roads.len()].heal();
+        for road in &self.roads {
+            for name in [STRANGER, TRAITOR] {
+                road.crash(name).unwrap();
+            }
+            for name in &NAMES[..self.count] {
+                road.slow_receiver(name, Duration::ZERO).unwrap();
+            }
         }
         for who in 0..self.count {
             self.agents.disk(NAMES[who]).unwrap().set_broken(false);
-            self.mesh.slow_receiver(NAMES[who], Duration::ZERO).unwrap();
             self.paused[who].send_replace(false);
             if !self.running[who] {
                 self.restart(who);
@@ -720,6 +789,18 @@ impl World {
         }
     }
 
+    /// Copies that hedging makes stay within a tenth of what is sent.
+    fn check_budgets(&self, policies: &[Policy]) {
+        for router in self.routers.lock().unwrap().iter() {
+            let metrics = router.metrics();
+            let hedges = policies
+                .iter()
+                .all(|policy| matches!(policy, Policy::Hedged { .. }));
+            let first = metrics.bytes - metrics.copied_bytes.min(metrics.bytes);
+            assert!(!hedges || metrics.copied_bytes * 10 <= first, "{metrics:?}");
+        }
+    }
+
     /// When all is said, nobody goes on talking.
     async fn check_idle(&self) {
         let frames = || -> Vec<u64> {
@@ -727,7 +808,13 @@ impl World {
             sessions.map(|session| session.metrics().frames_sent).collect()
         };
         let before = frames();
-        pass(3 * 3_600_000).await;
+        // Routers go on asking whether their roads are there, which takes its time to simulate.
+        let long = if self.roads.len() == 1 {
+            3 * 3_600_000
+        } else {
+            60_000
+        };
+        pass(long).await;
         assert_eq!(before, frames(), "frames go on for ever");
         for who in 0..self.count {
             for peer in self.agents.session(NAMES[who]).unwrap().peers() {

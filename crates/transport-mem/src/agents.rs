@@ -7,14 +7,14 @@ use std::{
 };
 
 use ifmesh_transport::{
-    Clock, Journal, JournalError, Receipt, Session, SessionConfig, VirtualClock, next_epoch,
+    Clock, IfTransport, Journal, JournalError, Receipt, Session, SessionConfig, VirtualClock, next_epoch,
 };
 use ifmsg::{
     AgentId, Destination, Draft, Identity, Mark, Permissions, PublicKey, Timestamp, TrustPolicy, TrustStore,
     VerifiedMessage,
 };
 
-use crate::{Mesh, MeshError, dice::derive};
+use crate::{MemTransport, Mesh, MeshError, dice::derive};
 
 /// What the wall clocks of all agents read when the mesh was made: 2026-11-22T12:00:00.000Z.
 const BEGINNING: Timestamp = Timestamp::from_unix_millis(1_795_348_800_000);
@@ -41,12 +41,17 @@ const BEGINNING: Timestamp = Timestamp::from_unix_millis(1_795_348_800_000);
 /// [`Disk`] survives its crashes. Cheap to clone; its sessions end with the last clone.
 #[derive(Clone)]
 pub struct Agents {
-    mesh: Mesh,
+    /// The first of them gives keys, randomness and time.
+    meshes: Vec<Mesh>,
+    connect: Arc<Connect>,
     clock: VirtualClock,
     trust: TrustStore,
     configure: Arc<Configure>,
     rooms: Arc<Mutex<BTreeMap<AgentId, Room>>>,
 }
+
+/// Makes one transport of an agent's transports, one on each mesh.
+type Connect = dyn Fn(&str, Vec<Arc<MemTransport>>) -> Arc<dyn IfTransport> + Send + Sync;
 
 type Configure = dyn Fn(&str, &mut SessionConfig) + Send + Sync;
 
@@ -71,6 +76,21 @@ impl Mesh {
         names: impl IntoIterator<Item = N>,
         configure: impl Fn(&str, &mut SessionConfig) + Send + Sync + 'static,
     ) -> Result<Agents, MeshError> {
+        // There is one, and it is taken.
+        let only = |_: &str, mut roads: Vec<Arc<MemTransport>>| roads.remove(0) as Arc<dyn IfTransport>;
+        self.agents_over(&[], names, configure, only)
+    }
+
+    /// Agents that are on this mesh and on `others` at the same time, as on several roads: `connect` is called with an agent's
+    /// name and its transports, this mesh's first, at the start of each life, and makes the transport of its session; most
+    /// often a [`Router`](ifmesh_transport::Router).
+    pub fn agents_over<N: AsRef<str>>(
+        &self,
+        others: &[Mesh],
+        names: impl IntoIterator<Item = N>,
+        configure: impl Fn(&str, &mut SessionConfig) + Send + Sync + 'static,
+        connect: impl Fn(&str, Vec<Arc<MemTransport>>) -> Arc<dyn IfTransport> + Send + Sync + 'static,
+    ) -> Result<Agents, MeshError> {
         let mut trust = TrustStore::new(TrustPolicy::Allowlist);
         let mut rooms = BTreeMap::new();
         for name in names {
@@ -81,7 +101,8 @@ impl Mesh {
         }
         let ids: Vec<AgentId> = rooms.keys().cloned().collect();
         let agents = Agents {
-            mesh: self.clone(),
+            meshes: std::iter::once(self).chain(others).cloned().collect(),
+            connect: Arc::new(connect),
             clock: VirtualClock::starting_at(BEGINNING.plus_millis(millis(self))),
             trust,
             configure: Arc::new(configure),
@@ -147,7 +168,7 @@ impl Agents {
         if session.is_none() {
             return Err(MeshError::NotRunning(id));
         }
-        self.mesh.crash(id)
+        self.meshes.iter().try_for_each(|mesh| mesh.crash(&id))
     }
 
     /// A new life, with the next epoch and what the disk remembers. If the agent is still alive, it crashes first.
@@ -172,9 +193,9 @@ impl Agents {
         self.clock
     }
 
-    /// The mesh below.
+    /// The mesh below; of several the first.
     pub fn mesh(&self) -> &Mesh {
-        &self.mesh
+        &self.meshes[0]
     }
 
     fn start(&self, id: &AgentId) -> Result<Arc<Session>, MeshError> {
@@ -184,18 +205,23 @@ impl Agents {
             room.lives += 1;
             (room.lives, room.disk.clone())
         })?;
-        let transport = if lives == 1 {
-            self.mesh.join(id)?
-        } else {
-            self.mesh.restart(id)?
+        let join = |mesh: &Mesh| {
+            if lives == 1 {
+                mesh.join(id)
+            } else {
+                mesh.restart(id)
+            }
         };
+        let transports = self.meshes.iter().map(join).collect::<Result<_, _>>()?;
+        let transport = (self.connect)(id.as_str(), transports);
         let (epoch, journal) = disk.attach(self.clock.now());
         let name = id.as_str();
-        let mut config = SessionConfig::new(id.clone(), self.mesh.identity(name), self.trust.clone(), epoch);
+        let mut config =
+            SessionConfig::new(id.clone(), self.mesh().identity(name), self.trust.clone(), epoch);
         config.marks = disk.marks();
         config.journal = Some(Box::new(journal));
         (self.configure)(name, &mut config);
-        let random = self.mesh.rng(&format!("session of {name}, life {lives}"));
+        let random = self.mesh().rng(&format!("session of {name}, life {lives}"));
         let session = Arc::new(Session::start(
             transport,
             config,
@@ -222,7 +248,7 @@ impl Agents {
 impl fmt::Debug for Agents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Agents")
-            .field("mesh", &self.mesh)
+            .field("meshes", &self.meshes)
             .finish_non_exhaustive()
     }
 }

@@ -97,6 +97,8 @@ struct Probation {
 struct Ping {
     nonce: u64,
     at: Duration,
+    /// Its time is over. The answer may still come, and tells how slow the road is.
+    late: bool,
 }
 
 /// A verdict that has changed.
@@ -236,11 +238,15 @@ impl Health {
         if !self.linked {
             return None;
         }
+        let patience = self.answer_time();
         let late = self
             .pings
-            .front()
-            .copied()
-            .filter(|ping| ping.at + self.answer_time() <= now);
+            .iter_mut()
+            .find(|ping| !ping.late && ping.at + patience <= now);
+        let late = late.map(|ping| {
+            ping.late = true;
+            *ping
+        });
         if let Some(ping) = late {
             if self.probation.is_some() {
                 // It has to begin anew.
@@ -301,7 +307,11 @@ impl Health {
         if self.pings.len() == MOST_PINGS {
             self.pings.pop_front();
         }
-        self.pings.push_back(Ping { nonce, at: now });
+        self.pings.push_back(Ping {
+            nonce,
+            at: now,
+            late: false,
+        });
         self.pinged = Some(now);
         Some(nonce)
     }
@@ -314,8 +324,8 @@ impl Health {
         let waits = self.doubt.is_none() && self.verdict != RoadHealth::Down;
         let answer = self
             .pings
-            .front()
-            .filter(|_| waits)
+            .iter()
+            .find(|ping| waits && !ping.late)
             .map(|ping| ping.at + self.answer_time());
         let doubt = self.doubt.map(|doubt| match doubt.degraded {
             None => self.decides_at(doubt),
@@ -398,6 +408,10 @@ impl Health {
     }
 
     fn judge(&mut self, to: RoadHealth, reason: &'static str) -> Option<Changed> {
+        if to == RoadHealth::Down {
+            // There is nothing left to doubt.
+            self.doubt = None;
+        }
         let from = std::mem::replace(&mut self.verdict, to);
         (from != to).then_some(Changed { from, to, reason })
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::health::{Changed, Health, HealthConfig};
 use crate::RoadHealth::{self, Degraded, Down, Up};
 
@@ -161,4 +163,35 @@ fn a_standstill_of_this_process_is_nobody_elses_fault() {
     assert_eq!(road.on_timeout(ms(1_290)), None);
     assert_eq!(road.pong(7, ms(1_291)), None);
     assert_eq!(pass(&mut road, 1_291, 1_400, Some(1)), []);
+}
+
+proptest! {
+    /// Whatever happens, no time is asked for twice in vain: a timer that is due and changes nothing would be due for ever.
+    #[test]
+    fn time_never_stands_still(facts in prop::collection::vec((0..6_u8, 0..700_u64), 1..60)) {
+        let mut road = Health::new(HealthConfig::default());
+        let (mut now, mut nonce, mut asked) = (0, 0, Vec::new());
+        for (fact, wait) in facts {
+            let until = now + wait;
+            for _ in 0..10_000 {
+                let Some(due) = road.next_timeout().filter(|due| *due <= ms(until)) else { break };
+                now = now.max(due.as_millis() as u64 + u64::from(due.subsec_nanos() % 1_000_000 > 0));
+                road.on_timeout(ms(now));
+                nonce += 1;
+                asked.extend(road.ping(ms(now), || nonce).map(|nonce| (now, nonce)));
+                prop_assert!(road.next_timeout().is_none_or(|due| due > ms(now)), "{road:?} at {now}");
+            }
+            now = until;
+            match fact {
+                0 => _ = road.link_up(ms(now), wait % 2 == 0),
+                1 => _ = road.link_down(ms(now)),
+                2 => road.heard(ms(now)),
+                3 => road.overdue(ms(now.saturating_sub(wait)), ms(now)),
+                4 => _ = road.proved(ms(now.saturating_sub(wait)), ms(wait), ms(now)),
+                _ => if let Some((_, nonce)) = asked.pop() {
+                    road.pong(nonce, ms(now));
+                },
+            }
+        }
+    }
 }
