@@ -46,6 +46,9 @@ pub enum StartError {
     /// The witness log cannot be written.
     #[error("witness: {0}")]
     Witness(#[from] ifmesh_witness::LogError),
+    /// What the witness keeps of its peers cannot be read.
+    #[error("witness: {0}")]
+    Circle(#[from] ifmesh_witness::CircleError),
     /// The transport did not come up.
     #[error("webrtc: {0}")]
     WebRtc(#[from] ifmesh_transport_webrtc::StartError),
@@ -76,12 +79,13 @@ impl Agent {
         let (epoch, marks) = (state.epoch, state.marks.clone());
         let (pins, trust) = PinKeeper::open(&config.state, &config.trust)?;
         let mut observers: Vec<Arc<dyn Observer>> = vec![Arc::new(pins)];
-        let mut witness = None;
+        let (mut witness, mut keepalive) = (None, None);
         if let Some(wanted) = &config.witness {
             let (agent, identity) = (&config.agent, &config.identity);
             let (opened, recovered) = Witness::open(wanted, agent, identity, "webrtc", clock.clone()).await?;
             tracing::info!(?recovered, folder = %wanted.folder.display(), "the witness log is open");
             let opened = Arc::new(opened);
+            keepalive = Some(opened.keepalive(agent, identity, &trust)?);
             observers.push(opened.clone());
             witness = Some(opened);
         }
@@ -92,6 +96,7 @@ impl Agent {
         let mut session = SessionConfig::new(config.agent.clone(), config.identity, trust, epoch);
         session.limits = config.limits;
         session.marks = marks;
+        session.keepalive = keepalive;
         session.journal = Some(Box::new(journal));
         session.observer = Some(Arc::new(Observers(observers)));
         let session = Session::start(transport, session, clock, crate::random());

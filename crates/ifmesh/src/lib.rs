@@ -4,6 +4,7 @@
 //! order and delivered once. The `ifmesh` program runs the same agent for any other language, over lines of JSON.
 
 mod agent;
+mod circle;
 mod config;
 mod pins;
 mod state;

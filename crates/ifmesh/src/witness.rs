@@ -13,15 +13,18 @@ use std::{
 
 use async_trait::async_trait;
 use ifmesh_transport::{
-    Clock, Lane, LinkNotice, LinkObserver, Observer, ObserverError, Outcome, Refusal, SessionEvent,
+    Clock, Keepalive, Lane, LinkNotice, LinkObserver, Observer, ObserverError, Outcome, Refusal, SessionEvent,
 };
 use ifmesh_witness::{
-    Entry, Event, LogError, NotRecorded, Policy, Recovered, Settings, Status, Witness as WitnessLog,
+    Circle, CircleError, Entry, Event, LogError, NotRecorded, Policy, Recovered, Settings, Status, Tip,
+    Witness as WitnessLog,
 };
 use ifmsg::{
     AgentId, Destination, Header, Identity, MessageDigest, MessageId, Performative, RejectedMessage,
-    Rejection, TrustError,
+    Rejection, TrustError, TrustStore,
 };
+
+use crate::circle::Companion;
 
 /// How long an action waits for the disk at most. Longer, and the disk counts as failed until it answers.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -135,12 +138,38 @@ impl Witness {
         self.log.status()
     }
 
+    pub(crate) fn tips(&self) -> Vec<Arc<Tip>> {
+        self.log.tips()
+    }
+
+    /// Shows checkpoints to peers, demands proof that their logs only grow, and signs what it holds: for
+    /// [`SessionConfig::keepalive`](ifmesh_transport::SessionConfig::keepalive). Must be called within a tokio runtime.
+    ///
+    /// `trust` knows the keys of the agents whose checkpoints former runs held.
+    ///
+    /// # Errors
+    /// If the log's folder cannot be read.
+    pub fn keepalive(
+        self: &Arc<Self>,
+        agent: &AgentId,
+        identity: &Identity,
+        trust: &TrustStore,
+    ) -> Result<Arc<dyn Keepalive>, CircleError> {
+        let known = |agent: &AgentId| trust.binding(agent).map(|binding| binding.key);
+        let circle = Circle::open(&self.folder, agent.clone(), identity.clone(), known)?;
+        Ok(Arc::new(Companion::start(
+            circle,
+            self.clone(),
+            self.clock.clone(),
+        )))
+    }
+
     /// Where the log is.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    fn record(&self, entry: Entry) {
+    pub(crate) fn record(&self, entry: Entry) {
         if self.log.policy() == Policy::BestEffort {
             // What does not fit is counted there.
             let _counted = self.log.try_record(entry);

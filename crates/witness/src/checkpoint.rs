@@ -11,6 +11,9 @@ use crate::tree::Hash;
 /// The algorithm byte of Ed25519 in signed-note.
 const ED25519: u8 = 0x01;
 
+/// The algorithm byte of a timestamped Ed25519 cosignature (C2SP tlog-cosignature).
+const COSIGNATURE: u8 = 0x04;
+
 /// Most signature lines that are looked at in a note from elsewhere, as in Go's `sumdb/note`.
 const MAX_SIGNATURES: usize = 100;
 
@@ -104,7 +107,7 @@ pub enum CheckpointError {
 
 impl Checkpoint {
     pub(crate) fn sign(origin: &str, identity: &Identity, size: u64, root: Hash) -> Option<Self> {
-        let text = format!("{origin}\n{size}\n{}\n", STANDARD.encode(root.as_bytes()));
+        let text = text_of(origin, size, &root);
         let signature = identity.sign_note(&text)?;
         let mut bytes = key_hash(origin, identity.public_key()).to_vec();
         bytes.extend_from_slice(signature.as_bytes());
@@ -154,6 +157,29 @@ impl Checkpoint {
         })
     }
 
+    /// The text that the signature is over.
+    fn text(&self, origin: &str) -> String {
+        text_of(origin, self.size, &self.root)
+    }
+
+    /// A cosigner's signature line over this checkpoint: "I hold this, and it follows from all that I held before".
+    ///
+    /// > The signed message MUST be ... a header line, a timestamp line, and the whole note body. (C2SP tlog-cosignature)
+    pub fn cosign(
+        &self,
+        origin: &str,
+        cosigner: &AgentId,
+        identity: &Identity,
+        seconds: u64,
+    ) -> Option<String> {
+        let signature = identity.sign_note(&cosigned_text(seconds, &self.text(origin)))?;
+        let name = cosigner_name(cosigner);
+        let mut bytes = key_hash_of(&name, COSIGNATURE, identity.public_key()).to_vec();
+        bytes.extend_from_slice(&seconds.to_be_bytes());
+        bytes.extend_from_slice(signature.as_bytes());
+        Some(format!("\u{2014} {name} {}\n", STANDARD.encode(bytes)))
+    }
+
     /// How many lines it covers.
     pub fn size(&self) -> u64 {
         self.size
@@ -174,6 +200,55 @@ impl fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Checkpoint({} lines, {})", self.size, self.root)
     }
+}
+
+/// The name of an agent's key in its cosignatures.
+fn cosigner_name(agent: &AgentId) -> String {
+    format!("ifmesh-cosigner/{}", agent.as_str().replace('+', "%2B"))
+}
+
+/// Who says to have made this cosignature line.
+pub(crate) fn cosigner_of(line: &str) -> Option<AgentId> {
+    let (name, ..) = parse_signature(line.strip_suffix('\n').unwrap_or(line))?;
+    AgentId::new(name.strip_prefix("ifmesh-cosigner/")?.replace("%2B", "+")).ok()
+}
+
+fn cosigned_text(seconds: u64, text: &str) -> String {
+    format!("cosignature/v1\ntime {seconds}\n{text}")
+}
+
+fn text_of(origin: &str, size: u64, root: &Hash) -> String {
+    format!("{origin}\n{size}\n{}\n", STANDARD.encode(root.as_bytes()))
+}
+
+/// Verifies one cosignature line over the tree with this size and root, in C2SP tlog-cosignature form. Gives its time, in
+/// seconds since the Unix epoch.
+///
+/// # Errors
+/// [`CheckpointError`].
+pub fn verify_cosignature(
+    line: &str,
+    origin: &str,
+    size: u64,
+    root: &Hash,
+    cosigner: &AgentId,
+    key: &PublicKey,
+) -> Result<u64, CheckpointError> {
+    let line = line.strip_suffix('\n').unwrap_or(line);
+    let (name, hash, bytes) = parse_signature(line).ok_or(CheckpointError::Malformed)?;
+    let expected = cosigner_name(cosigner);
+    if name != expected || hash != key_hash_of(&expected, COSIGNATURE, key) {
+        return Err(CheckpointError::UnknownKey);
+    }
+    let (seconds, signature) = bytes.split_first_chunk::<8>().ok_or(CheckpointError::Malformed)?;
+    let signature: [u8; 64] = signature.try_into().map_err(|_| CheckpointError::BadSignature)?;
+    let seconds = u64::from_be_bytes(*seconds);
+    key.verify_note(
+        &cosigned_text(seconds, &text_of(origin, size, root)),
+        &SignatureBytes::from_bytes(signature),
+    )
+    .map_err(|_| CheckpointError::BadSignature)?;
+    Ok(seconds)
 }
 
 fn parse_text(text: &str, keys: &LogKeys) -> Result<(u64, Hash), CheckpointError> {
@@ -207,9 +282,13 @@ fn parse_signature(line: &str) -> Option<(&str, [u8; 4], Vec<u8>)> {
 
 /// > key ID = SHA-256(key name || 0x0A || signature type || public key)[:4]
 fn key_hash(name: &str, key: &PublicKey) -> [u8; 4] {
+    key_hash_of(name, ED25519, key)
+}
+
+fn key_hash_of(name: &str, algorithm: u8, key: &PublicKey) -> [u8; 4] {
     let mut hash = Sha256::new();
     hash.update(name);
-    hash.update([b'\n', ED25519]);
+    hash.update([b'\n', algorithm]);
     hash.update(key.as_bytes());
     let digest: [u8; 32] = hash.finalize().into();
     [digest[0], digest[1], digest[2], digest[3]]

@@ -11,9 +11,10 @@
 //! - [`prove`] makes, and [`check_proof`] checks, a self-contained proof about one message.
 //!
 //! On disk, in one folder: `NNNNNNNN.jsonl`, the lines, with `NNNNNNNN.checkpoints`, the signed notes one after the other,
-//! beside each; and `lock`. No payloads and no secrets are in any of them.
+//! beside each; `lock`; and `peers`, with what peers signed and what is held of theirs. No payloads and no secrets are in any of them.
 
 mod checkpoint;
+mod circle;
 mod hex;
 mod log;
 mod proof;
@@ -23,15 +24,18 @@ mod verify;
 mod walk;
 mod witness;
 
-pub use checkpoint::{Checkpoint, CheckpointError, LogKeys, agent_of_origin, origin, verifier_key};
-pub use log::{CHECKPOINT_LINES, CHECKPOINT_MILLIS, Log, LogError, Recovered, Settings};
+pub use checkpoint::{
+    Checkpoint, CheckpointError, LogKeys, agent_of_origin, origin, verifier_key, verify_cosignature,
+};
+pub use circle::{Circle, CircleError, Cosigned, Effect, Evidence, cosigned, held_notes, prove_growth};
+pub use log::{CHECKPOINT_LINES, CHECKPOINT_MILLIS, Log, LogError, PUBLISH_MILLIS, Recovered, Settings, Tip};
 pub use proof::{
     ConsistencyProof, InclusionProof, ProofError, ProveError, check_consistency_proof, check_proof, prove,
     prove_consistency,
 };
 pub use record::{BadLine, Detail, Entry, Event, MAX_LINE, MAX_METADATA, MAX_METADATA_TEXT, Record};
 pub use tree::{
-    Frontier, Hash, consistency_proof, inclusion_proof, root, verify_consistency, verify_inclusion,
+    Frontier, Growth, Hash, consistency_proof, inclusion_proof, root, verify_consistency, verify_inclusion,
 };
 pub use verify::{Verified, peek_agents, read, verify, verify_against};
 pub use walk::{Fault, FaultKind, VerifyError};

@@ -11,7 +11,7 @@ use ifmsg::{AgentId, Identity, PublicKey, Timestamp, TraceId};
 use crate::{
     checkpoint::{Checkpoint, LogKeys},
     record::{Entry, Event, Place, trace_of, write_line},
-    tree::{Frontier, Hash},
+    tree::{Frontier, Growth, Hash},
     walk::{VerifyError, checkpoints_path, segment_path, walk},
 };
 
@@ -20,6 +20,9 @@ pub const CHECKPOINT_MILLIS: i64 = 100;
 
 /// A checkpoint is made after so many lines at the latest.
 pub const CHECKPOINT_LINES: u64 = 1_000;
+
+/// A checkpoint is given to peers so often at most.
+pub const PUBLISH_MILLIS: i64 = 2_000;
 
 /// Lines go to the operating system when so many bytes of them have queued up.
 const QUEUE_BYTES: usize = 256 << 10;
@@ -56,6 +59,18 @@ impl Settings {
         let keys = LogKeys::new(self.agent.clone(), *identity.public_key());
         self.former_keys.iter().fold(keys, |keys, key| keys.also(*key))
     }
+}
+
+/// A checkpoint to give away, with the proof that the log has only grown since the one that was given away before.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Tip {
+    /// Durable.
+    pub checkpoint: Checkpoint,
+    /// How many lines the one before covers; `None` for the first of a life.
+    pub grew_from: Option<u64>,
+    /// The proof (RFC 9162, section 2.1.4). Empty without `grew_from`.
+    pub proof: Vec<Hash>,
 }
 
 /// What opening found and mended.
@@ -135,6 +150,8 @@ pub struct Log {
     ticked: Timestamp,
     clock_text: (Timestamp, String),
     failed: bool,
+    /// How the log grows since the last tip; only once somebody wants tips.
+    growth: Option<Growth>,
     // Held until the log is dropped.
     _lock: File,
 }
@@ -185,6 +202,7 @@ impl Log {
             ticked: now,
             clock_text: (now, now.to_string()),
             failed: false,
+            growth: None,
             settings,
             identity,
             _lock: lock,
@@ -247,6 +265,9 @@ impl Log {
         self.lines.queue.push(b'\n');
         self.segment_len += (self.lines.queue.len() - start) as u64;
         self.frontier.push(leaf);
+        if let Some(growth) = &mut self.growth {
+            growth.push(leaf);
+        }
         self.prev = leaf;
         if self.unsigned() >= CHECKPOINT_LINES {
             self.sign();
@@ -305,6 +326,24 @@ impl Log {
         self.sign();
         self.commit()?;
         self.last.as_ref().ok_or(LogError::Failed)
+    }
+
+    /// Signs, commits, and makes a checkpoint to give away; `None` if there is nothing new since the last one.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub fn publish(&mut self) -> Result<Option<Tip>, LogError> {
+        let grew_from = self.growth.as_ref().map(Growth::old_size);
+        if grew_from == Some(self.frontier.size()) {
+            return Ok(None);
+        }
+        let checkpoint = self.checkpoint()?.clone();
+        let growth = self.growth.replace(Growth::since(self.frontier.clone()));
+        Ok(Some(Tip {
+            checkpoint,
+            grew_from,
+            proof: growth.map(|growth| growth.proof()).unwrap_or_default(),
+        }))
     }
 
     /// Writes `log_closed`, signs, commits.

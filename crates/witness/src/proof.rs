@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     checkpoint::{Checkpoint, CheckpointError, LogKeys},
+    circle::cosigned,
     record::{BadLine, Record},
-    tree::{Hash, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion},
+    tree::{Hash, consistency_proof, inclusion_proof, root, verify_consistency, verify_inclusion},
     verify::verified,
     walk::{VerifyError, walk},
 };
@@ -26,7 +27,7 @@ pub struct InclusionProof {
     pub index: u64,
     /// Hashes from the leaf up (RFC 9162, section 2.1.3), in lowercase hexadecimal.
     pub path: Vec<String>,
-    /// The signed note.
+    /// The signed note; with cosignatures of peers, where there are any.
     pub checkpoint: String,
 }
 
@@ -95,7 +96,19 @@ pub fn prove(dir: &Path, keys: &LogKeys, digest: &MessageDigest) -> Result<Vec<I
         leaves.push(line.leaf);
     })?;
     let log = verified(dir, walked)?;
-    let checkpoint = log.last.ok_or(ProveError::NoCheckpoint)?;
+    let last = log.last.ok_or(ProveError::NoCheckpoint)?;
+    let covers = |checkpoint: &Checkpoint| found.iter().all(|(index, _)| *index < checkpoint.size());
+    // The one that peers have signed, if it covers what is to be proved and is of this log.
+    let cosigned = cosigned(dir)
+        .and_then(|note| Checkpoint::open(&note, keys).ok())
+        .filter(covers)
+        .filter(|checkpoint| {
+            let size = usize::try_from(checkpoint.size()).unwrap_or(usize::MAX);
+            leaves
+                .get(..size)
+                .is_some_and(|leaves| root(leaves) == *checkpoint.root())
+        });
+    let checkpoint = cosigned.unwrap_or(last);
     // A usize holds the size: there are as many leaves in memory.
     leaves.truncate(checkpoint.size().try_into().unwrap_or(usize::MAX));
     Ok(found

@@ -93,6 +93,86 @@ impl Frontier {
     }
 }
 
+/// Makes the consistency proof between the tree as it was and the tree as it grows, a leaf at a time: no leaf is kept.
+///
+/// The proof of RFC 9162, section 2.1.4.1, goes up from the last perfect subtree of the old tree. Where that is a right child, its
+/// sibling is another subtree of the old tree; where it is a left child, its sibling is a subtree of new leaves alone. The
+/// latter stand one after the other, so each is the root of the next stretch of new leaves.
+#[derive(Debug, Clone)]
+pub struct Growth {
+    old: Frontier,
+    /// Roots of the stretches that are full, the lowest level first.
+    full: Vec<Hash>,
+    /// The stretch that is being filled, and its level.
+    stretch: Frontier,
+    level: u32,
+}
+
+impl Growth {
+    /// From this tree on.
+    pub fn since(old: Frontier) -> Self {
+        Self {
+            level: old.size.trailing_zeros(),
+            old,
+            full: Vec::new(),
+            stretch: Frontier::default(),
+        }
+    }
+
+    /// A leaf was added.
+    pub fn push(&mut self, leaf: Hash) {
+        if self.old.size == 0 {
+            return;
+        }
+        self.stretch.push(leaf);
+        if self.stretch.size.checked_shr(self.level) == Some(1) {
+            self.full.push(self.stretch.root());
+            self.stretch = Frontier::default();
+            // The next level at which the old tree's edge is a left child.
+            self.level += 1;
+            while self
+                .old
+                .size
+                .checked_shr(self.level)
+                .is_some_and(|rest| rest & 1 == 1)
+            {
+                self.level += 1;
+            }
+        }
+    }
+
+    /// How many leaves the old tree has.
+    pub fn old_size(&self) -> u64 {
+        self.old.size
+    }
+
+    /// The proof that the tree as it is now begins with the old one.
+    pub fn proof(&self) -> Vec<Hash> {
+        let old = &self.old;
+        if old.size == 0 || (self.full.is_empty() && self.stretch.size == 0) {
+            return Vec::new();
+        }
+        let mut path = Vec::new();
+        let mut left = old.subtrees.iter().rev();
+        let last = left.next();
+        if old.subtrees.len() > 1 {
+            path.extend(last);
+        }
+        let partial = (self.stretch.size > 0).then(|| self.stretch.root());
+        let mut right = self.full.iter().copied().chain(partial);
+        let lowest = old.size.trailing_zeros();
+        path.extend(right.next());
+        for level in lowest + 1..u64::BITS {
+            if old.size >> level & 1 == 1 {
+                path.extend(left.next());
+            } else {
+                path.extend(right.next());
+            }
+        }
+        path
+    }
+}
+
 impl FromIterator<Hash> for Frontier {
     fn from_iter<I: IntoIterator<Item = Hash>>(leaves: I) -> Self {
         let mut frontier = Self::default();

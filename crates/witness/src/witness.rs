@@ -1,10 +1,11 @@
 //! The front: takes events from anywhere, and writes them on a thread of its own.
 
 use std::{
+    collections::VecDeque,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
@@ -15,12 +16,15 @@ use ifmsg::{Identity, Timestamp};
 
 use crate::{
     checkpoint::Checkpoint,
-    log::{CHECKPOINT_MILLIS, Log, LogError, Recovered, Settings},
+    log::{CHECKPOINT_MILLIS, Log, LogError, PUBLISH_MILLIS, Recovered, Settings, Tip},
     record::{Entry, Event},
 };
 
 /// Events that wait for the writer. At 300,000 a second that is a fifth of a second of a disk that stands still.
 const QUEUE: usize = 65_536;
+
+/// Checkpoints to give away that are kept, so that a peer that missed some can be shown each step.
+const TIPS: usize = 64;
 
 /// Events that the writer takes in one go, before it writes them and looks at the clock.
 const BATCH: usize = 256;
@@ -122,6 +126,7 @@ impl Witness {
             reopen_at: clock(),
             told: 0,
             told_at: clock(),
+            published_at: None,
         };
         let path = writer.settings.dir.clone();
         let writer = thread::Builder::new()
@@ -220,6 +225,14 @@ impl Witness {
         self.shared.dropped.fetch_add(events, Ordering::Relaxed);
     }
 
+    /// The last checkpoints to give away, the oldest first: at most 64, one every [`PUBLISH_MILLIS`] while the log grows. They are
+    /// made from the first call on.
+    pub fn tips(&self) -> Vec<Arc<Tip>> {
+        self.shared.tips_wanted.store(true, Ordering::Relaxed);
+        let tips = self.shared.tips.lock().unwrap_or_else(PoisonError::into_inner);
+        tips.iter().cloned().collect()
+    }
+
     /// Why it does not write, if it does not.
     pub fn failure(&self) -> Option<LogError> {
         let failed = self.shared.failed.load(Ordering::Relaxed) != 0;
@@ -296,6 +309,8 @@ struct Shared {
     written: AtomicU64,
     dropped: AtomicU64,
     failed: AtomicU64,
+    tips_wanted: AtomicBool,
+    tips: Mutex<VecDeque<Arc<Tip>>>,
     status: Mutex<Status>,
 }
 
@@ -328,6 +343,7 @@ struct Writer {
     /// Of the events that were dropped, how many the log has been told of.
     told: u64,
     told_at: Timestamp,
+    published_at: Option<Timestamp>,
 }
 
 impl Writer {
@@ -459,6 +475,28 @@ impl Writer {
         match log.tick(now) {
             Ok(None) => {}
             Ok(Some(_)) => self.shared.progress(log),
+            Err(error) => self.fail(&error),
+        }
+        self.publish(now);
+    }
+
+    fn publish(&mut self, now: Timestamp) {
+        let is_early = |at: Timestamp| (0..PUBLISH_MILLIS).contains(&now.millis_since(at));
+        let Some(log) = &mut self.log else { return };
+        if !self.shared.tips_wanted.load(Ordering::Relaxed) || self.published_at.is_some_and(is_early) {
+            return;
+        }
+        self.published_at = Some(now);
+        match log.publish() {
+            Ok(None) => {}
+            Ok(Some(tip)) => {
+                self.shared.progress(log);
+                let mut tips = self.shared.tips.lock().unwrap_or_else(PoisonError::into_inner);
+                tips.push_back(Arc::new(tip));
+                if tips.len() > TIPS {
+                    tips.pop_front();
+                }
+            }
             Err(error) => self.fail(&error),
         }
     }

@@ -6,7 +6,7 @@
 
 use ct_merkle::mem_backed_tree::MemoryBackedTree;
 use ifmesh_witness::{
-    Frontier, Hash, consistency_proof, inclusion_proof, root, verify_consistency, verify_inclusion,
+    Frontier, Growth, Hash, consistency_proof, inclusion_proof, root, verify_consistency, verify_inclusion,
 };
 use sha2::Sha256;
 
@@ -139,5 +139,20 @@ fn consistency_verifies_for_its_own_sizes_and_roots_only() {
             assert!(old == new || !verify_consistency(new, &new_root, old, &old_root, &path));
         }
         assert_eq!(consistency_proof(new + 1, &all[..new as usize]), None);
+    }
+}
+
+#[test]
+fn a_growing_tree_makes_the_same_proofs_without_keeping_leaves() {
+    let all = leaves(150);
+    for old in 0..=70 {
+        let mut growth = Growth::since(all[..old].iter().copied().collect());
+        for new in old..=150 {
+            let expected = consistency_proof(old as u64, &all[..new]).unwrap();
+            assert_eq!(growth.proof(), expected, "{old} to {new}");
+            if let Some(leaf) = all.get(new) {
+                growth.push(*leaf);
+            }
+        }
     }
 }

@@ -375,6 +375,10 @@ impl MemGround {
                 // It ends here, and its end is told.
                 Err(error) => return eprintln!("{agent}: witness: {error}"),
             };
+            config.keepalive = match witness.keepalive(&agent, &identity, &config.trust) {
+                Ok(keepalive) => Some(keepalive),
+                Err(error) => return eprintln!("{agent}: witness: {error}"),
+            };
             config.observer = Some(Arc::new(Both(witness.clone(), output)));
             let session = Session::start(transport, config, clock, ifmesh::random());
             let served = agent::serve(

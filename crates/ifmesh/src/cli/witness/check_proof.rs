@@ -1,7 +1,8 @@
 use std::{fs, path::PathBuf};
 
 use clap::Args;
-use ifmesh_witness::{InclusionProof, Record, check_proof};
+use ifmesh::AgentId;
+use ifmesh_witness::{Cosigned, InclusionProof, Record, check_proof};
 use ifmsg::MessageDigest;
 use serde_json::json;
 
@@ -59,16 +60,23 @@ impl CheckProof {
                 code = exit::NOT_ALL_WELL;
             }
             match (result, self.json) {
-                (Ok(record), true) => print_json(&json!({
+                (Ok((record, cosigned)), true) => print_json(&json!({
                     "proved": true, "agent": record.agent, "seq": record.seq, "event": record.event.name(),
                     "timestamp": record.timestamp.to_string(), "peer": record.peer,
                     "digest": record.digest.map(|digest| digest.to_hex()),
+                    "cosigned_by": cosigned,
                 })),
-                (Ok(record), false) => say(format_args!(
-                    "proved: {} recorded\n  {}",
-                    record.agent,
-                    human(&record)
-                )),
+                (Ok((record, cosigned)), false) => {
+                    let by = if cosigned.is_empty() {
+                        "nobody whose key is known".to_owned()
+                    } else {
+                        cosigned.join(", ")
+                    };
+                    let (agent, text) = (&record.agent, human(&record));
+                    say(format_args!(
+                        "proved: {agent} recorded\n  {text}\n  cosigned by {by}"
+                    ));
+                }
                 (Err(reason), true) => print_json(&json!({ "proved": false, "reason": reason })),
                 (Err(reason), false) => say(format_args!("NOT proved: {reason}")),
             }
@@ -77,15 +85,16 @@ impl CheckProof {
     }
 
     /// `Err` outside is the caller's fault, inside the proof's.
-    fn check(&self, json: &str, wanted: Option<&[MessageDigest]>) -> Result<Result<Record, String>, Failure> {
+    fn check(&self, json: &str, wanted: Option<&[MessageDigest]>) -> Result<Result<Proved, String>, Failure> {
         // Whose key is needed the proof itself says; that it is the signer's shows when the checkpoint verifies.
         let claimed = serde_json::from_str::<InclusionProof>(json)
             .map_err(|error| format!("not a proof: {error}"))
-            .and_then(|proof| {
-                Record::parse(proof.line.as_bytes()).map_err(|error| format!("the line is {error}"))
+            .and_then(|proof| match Record::parse(proof.line.as_bytes()) {
+                Ok(record) => Ok((proof, record)),
+                Err(error) => Err(format!("the line is {error}")),
             });
-        let claimed = match claimed {
-            Ok(record) => record,
+        let (proof, claimed) = match claimed {
+            Ok(claimed) => claimed,
             Err(reason) => return Ok(Err(reason)),
         };
         let keys = self.keys.of(&claimed.agent)?;
@@ -95,6 +104,17 @@ impl CheckProof {
         if wanted.is_some_and(|wanted| !wanted.contains(&digest)) {
             return Ok(Err("it is about another message".to_owned()));
         }
-        Ok(check_proof(json.as_bytes(), &keys, &digest).map_err(|error| error.to_string()))
+        let record = match check_proof(json.as_bytes(), &keys, &digest) {
+            Ok(record) => record,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let trust = self.keys.given()?;
+        let known = |agent: &AgentId| trust.binding(agent).map(|binding| binding.key);
+        let cosigned = Cosigned::open(&proof.checkpoint, &keys, known).map_err(Failure::usage)?;
+        let names = cosigned.cosigners.iter().map(|(agent, _)| agent.to_string());
+        Ok(Ok((record, names.collect())))
     }
 }
+
+/// The record, and who cosigned the checkpoint over it.
+type Proved = (Record, Vec<String>);

@@ -117,6 +117,14 @@ impl Keys {
         Ok(self.found(Path::new(""), agent.clone(), key, false).keys)
     }
 
+    /// The trust store that was named; empty, if none was.
+    pub(super) fn given(&self) -> Result<TrustStore, Failure> {
+        match &self.trust {
+            Some(path) => ifmesh::read_trust(path).map_err(Failure::usage),
+            None => Ok(TrustStore::new(ifmsg::TrustPolicy::Allowlist)),
+        }
+    }
+
     /// The trust store that goes with a log, and whether it lay beside it; empty, if there is none.
     pub(super) fn trust(&self, dir: &Path) -> Result<(TrustStore, bool), Failure> {
         if let Some(path) = &self.trust {

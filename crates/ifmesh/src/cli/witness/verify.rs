@@ -1,7 +1,8 @@
 use std::{fs, path::PathBuf};
 
 use clap::Args;
-use ifmesh_witness::{Fault, Verified, VerifyError, verify, verify_against};
+use ifmesh::AgentId;
+use ifmesh_witness::{Cosigned, Fault, Verified, VerifyError, cosigned, verify, verify_against};
 use serde_json::{Value, json};
 
 use super::{
@@ -13,7 +14,7 @@ use crate::cli::{Failure, exit, print_json};
 /// Check a log, or every log in a folder: each line's form, number and chain, the tree, the checkpoints and their signatures.
 ///
 /// Names the first line that is wrong and what is wrong with it. Whoever holds the owner's key, or can take away lines and
-/// checkpoints together, shows only against a checkpoint that somebody else holds: --checkpoint.
+/// checkpoints together, shows only against a checkpoint that somebody else holds: --checkpoint, or what peers have cosigned.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -46,10 +47,17 @@ impl Verify {
         };
         let mut code = exit::DONE;
         for log in &logs {
-            let result = match &held {
+            // What peers have signed has to be in the log too.
+            let signed = cosigned(&log.dir);
+            let result = match held.as_ref().or(signed.as_ref()) {
                 Some(note) => verify_against(&log.dir, &log.keys, note),
                 None => verify(&log.dir, &log.keys),
             };
+            let (trust, _) = self.keys.trust(&log.dir)?;
+            let known = |agent: &AgentId| trust.binding(agent).map(|binding| binding.key);
+            let cosigned = signed
+                .and_then(|note| Cosigned::open(&note, &log.keys, known).ok())
+                .filter(|_| result.is_ok());
             if let Err(VerifyError::Io { .. }) = &result {
                 return Err(Failure::usage(format!("{result:?}")));
             }
@@ -57,9 +65,9 @@ impl Verify {
                 code = exit::NOT_ALL_WELL;
             }
             if self.json {
-                print_json(&to_json(log, &result));
+                print_json(&to_json(log, &result, cosigned.as_ref()));
             } else {
-                say(to_text(log, &result));
+                say(to_text(log, &result, cosigned.as_ref()));
             }
         }
         if !self.json && logs.iter().any(|log| log.keys_beside) {
@@ -69,7 +77,7 @@ impl Verify {
     }
 }
 
-fn to_text(log: &FoundLog, result: &Result<Verified, VerifyError>) -> String {
+fn to_text(log: &FoundLog, result: &Result<Verified, VerifyError>, cosigned: Option<&Cosigned>) -> String {
     let (dir, agent) = (log.dir.display(), log.keys.agent());
     match result {
         Ok(verified) => {
@@ -78,15 +86,40 @@ fn to_text(log: &FoundLog, result: &Result<Verified, VerifyError>) -> String {
                 lines => format!(" BUT {lines} at the end, which no checkpoint covers yet"),
             };
             format!(
-                "{dir}: {agent}, {} lines in {} segments, {} checkpoints: all as signed{unsigned}\n  root {}",
-                verified.lines, verified.segments, verified.checkpoints, verified.root
+                "{dir}: {agent}, {} lines in {} segments, {} checkpoints: all as signed{unsigned}\n  root {}{}",
+                verified.lines,
+                verified.segments,
+                verified.checkpoints,
+                verified.root,
+                cosigned.map(by_whom).unwrap_or_default()
             )
         }
         Err(error) => format!("{dir}: {agent}: NOT as signed: {error}"),
     }
 }
 
-fn to_json(log: &FoundLog, result: &Result<Verified, VerifyError>) -> Value {
+fn by_whom(cosigned: &Cosigned) -> String {
+    let names: Vec<&str> = cosigned
+        .cosigners
+        .iter()
+        .map(|(agent, _)| agent.as_str())
+        .collect();
+    let others = match cosigned.others {
+        0 => String::new(),
+        others => {
+            format!("; {others} cosignatures of unknown keys, or that do not verify, count for nothing")
+        }
+    };
+    let names = if names.is_empty() {
+        "nobody whose key is known".to_owned()
+    } else {
+        names.join(", ")
+    };
+    let size = cosigned.checkpoint.size();
+    format!("\n  the first {size} lines cosigned by {names}{others}")
+}
+
+fn to_json(log: &FoundLog, result: &Result<Verified, VerifyError>, cosigned: Option<&Cosigned>) -> Value {
     let mut value = json!({
         "log": log.dir.display().to_string(),
         "agent": log.keys.agent(),
@@ -100,6 +133,9 @@ fn to_json(log: &FoundLog, result: &Result<Verified, VerifyError>) -> Value {
             value["checkpoints"] = verified.checkpoints.into();
             value["unsigned_lines"] = verified.unsigned_lines.into();
             value["root"] = verified.root.to_string().into();
+            let cosigners = cosigned.map(|cosigned| cosigned.cosigners.iter().map(|(agent, _)| agent));
+            value["cosigned_lines"] = cosigned.map_or(0, |cosigned| cosigned.checkpoint.size()).into();
+            value["cosigned_by"] = json!(cosigners.into_iter().flatten().collect::<Vec<_>>());
         }
         Err(error) => {
             value["reason"] = error.to_string().into();
