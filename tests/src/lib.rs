@@ -8,5 +8,7 @@
 )]
 
 pub mod chaos;
+#[cfg(target_os = "linux")]
+pub mod internet;
 pub mod interop;
 pub mod program;

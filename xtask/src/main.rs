@@ -32,6 +32,11 @@ const VERBS: &[Verb] = &[
         test,
     ),
     (
+        "nat",
+        "connect two agents behind every pair of NATs, and show how; `test` does it too",
+        nat,
+    ),
+    (
         "fuzz-smoke",
         "replay the fuzz corpora on the properties that fuzzing checks",
         fuzz_smoke,
@@ -130,17 +135,34 @@ fn docs(_: &[String]) -> Result<()> {
 }
 
 fn test(arguments: &[String]) -> Result<()> {
-    debian::need(debian::PROGRAMS)?;
-    if !debian::is_root() {
-        return Err("tests make network namespaces, which needs root: `sudo -E cargo xtask test`. Without root run `cargo \
-                    test -p` with the crates that you work on"
-            .into());
-    }
+    need_networks()?;
     let python = foreign::install()?;
     cargo(["test", "--workspace", "--all-features"])
         .args(arguments)
         .env(foreign::VARIABLE, python)
         .run_and_count_tests()
+}
+
+/// What tests need to make networks of their own.
+fn need_networks() -> Result<()> {
+    debian::need(debian::PROGRAMS)?;
+    if debian::is_root() {
+        return Ok(());
+    }
+    Err(
+        "tests make network namespaces, which needs root: `sudo -E cargo xtask`. Without root run `cargo test -p` with the \
+         crates that you work on"
+            .into(),
+    )
+}
+
+fn nat(_: &[String]) -> Result<()> {
+    need_networks()?;
+    // The program that the agents are, with the same features as in `test`, so that nothing is built twice.
+    cargo(["build", "--workspace", "--all-features", "--bin", "ifmesh"]).run()?;
+    cargo(["test", "--workspace", "--all-features", "--test", "nat_matrix"])
+        .args(["--", "--nocapture"])
+        .run()
 }
 
 fn fuzz_smoke(_: &[String]) -> Result<()> {

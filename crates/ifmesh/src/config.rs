@@ -49,6 +49,46 @@ pub struct WebRtcSection {
     /// The local addresses to offer; all of the machine's, if empty.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
+    /// STUN and TURN servers, for peers behind NATs.
+    #[serde(default)]
+    pub ice_servers: Vec<IceServerSection>,
+    /// Which paths may be taken.
+    #[serde(default)]
+    pub ice_transport_policy: IceTransportPolicy,
+}
+
+/// One of `ice_servers`.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct IceServerSection {
+    /// `stun:host:port`, `turn:host:port`. TURN goes over UDP.
+    pub urls: Vec<String>,
+    /// Empty for STUN.
+    #[serde(default)]
+    pub username: String,
+    /// Empty for STUN. Never shown.
+    #[serde(default)]
+    pub credential: String,
+}
+
+impl fmt::Debug for IceServerSection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IceServerSection")
+            .field("urls", &self.urls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The key `ice_transport_policy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IceTransportPolicy {
+    /// Every path, the straightest that works.
+    #[default]
+    All,
+    /// Only by way of a TURN server, so that peers do not learn this machine's addresses.
+    Relay,
 }
 
 /// Why a configuration is refused. Each says which file, which key, and what would be right.

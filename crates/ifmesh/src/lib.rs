@@ -14,7 +14,10 @@ mod witness;
 pub mod setup;
 
 pub use agent::{Agent, AgentSendError, StartError};
-pub use config::{Config, ConfigError, EXAMPLE, WebRtcSection, read_identity, read_trust};
+pub use config::{
+    Config, ConfigError, EXAMPLE, IceServerSection, IceTransportPolicy, WebRtcSection, read_identity,
+    read_trust,
+};
 pub use ifmesh_transport::{
     NotAcknowledged, Observer, Outcome, PeerStatus, Receipt, Refusal, Session, SessionEvent, SessionMetrics,
     SubmitError, Taken,

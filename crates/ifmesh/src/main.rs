@@ -6,10 +6,14 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// Errors alone; and not those of the `webrtc` crate, which takes every datagram that cannot be sent for one. To ICE, which tries
+/// each path, they are nothing special.
+const QUIET: &str = "error,webrtc=off";
+
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_env("IFMESH_LOG"))
+        .with_env_filter(std::env::var("IFMESH_LOG").unwrap_or_else(|_| QUIET.to_owned()))
         .with_writer(std::io::stderr)
         .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

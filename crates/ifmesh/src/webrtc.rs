@@ -3,10 +3,10 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use ifmesh_transport::Clock;
-use ifmesh_transport_webrtc::{PeerTrust, StartError, WebRtcConfig, WebRtcTransport};
+use ifmesh_transport_webrtc::{IceServer, PeerTrust, StartError, WebRtcConfig, WebRtcTransport};
 use ifmsg::{AgentId, PublicKey, TrustPolicy, TrustStore};
 
-use crate::Config;
+use crate::{Config, IceTransportPolicy};
 
 pub(crate) async fn start(
     config: &Config,
@@ -31,6 +31,17 @@ pub(crate) async fn start(
             .map(|address| SocketAddr::new(*address, 0))
             .collect();
     }
+    webrtc.ice_servers = config
+        .webrtc
+        .ice_servers
+        .iter()
+        .map(|server| IceServer {
+            urls: server.urls.clone(),
+            username: server.username.clone(),
+            credential: server.credential.clone(),
+        })
+        .collect();
+    webrtc.relay_only = config.webrtc.ice_transport_policy == IceTransportPolicy::Relay;
     WebRtcTransport::start(webrtc, clock, crate::random()).await
 }
 

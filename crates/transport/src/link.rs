@@ -42,6 +42,17 @@ pub enum Path {
     Relayed,
 }
 
+impl Path {
+    /// A short, stable, lowercase name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InProcess => "in-process",
+            Self::Direct => "direct",
+            Self::Relayed => "relayed",
+        }
+    }
+}
+
 /// One peer as a transport sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -9,6 +9,7 @@ use std::{
 
 use clap::Args;
 use ifmesh::{Config, Observer, Outcome, Receipt, Session, SessionEvent, Taken};
+use ifmesh_transport::{LinkState, LinkStatus, Path};
 use ifmsg::canonical::Limits;
 use serde_json::{Value, json};
 use tokio::{
@@ -24,8 +25,11 @@ use super::{Failure, exit, lines};
 /// In, one message on each line: {"to":"agent-legal","payload":{...}}, and, if wanted, id, level, performative,
 /// conversation_id, in_reply_to, traceId, citation_ids, delivery, expires and x_ extensions.
 ///
+/// {"ask":"links"} asks how each peer is reached: the event links says for each whether it is direct or relayed, by which
+/// two ends, its last round trip in microseconds, and since when.
+///
 /// Out, one event on each line: ready, peer-up, peer-down, message (the whole signed message, verified), accepted,
-/// acknowledged, not-acknowledged, unconfirmed, line-refused, rejected, closed. A message is acknowledged to its sender once its
+/// acknowledged, not-acknowledged, unconfirmed, line-refused, rejected, links, closed. A message is acknowledged to its sender once its
 /// line has been written.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -153,6 +157,10 @@ async fn read_lines(
         let refused = match read {
             Ok(0) => break,
             Ok(_) if line.trim().is_empty() => continue,
+            Ok(_) if is_question(&line) => {
+                output.line(links(session)).await;
+                continue;
+            }
             Ok(_) => {
                 match lines::read(&line, limits) {
                     Ok(line) => match session.send(line.draft).await {
@@ -180,6 +188,35 @@ async fn read_lines(
     }
     // They end when the session does, at the latest.
     outcomes.detach_all();
+}
+
+/// Whether a line asks how peers are reached.
+fn is_question(line: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Question {
+        ask: String,
+    }
+    // Messages are far more common, and longer.
+    line.len() < 64 && serde_json::from_str::<Question>(line).is_ok_and(|question| question.ask == "links")
+}
+
+/// How each peer is reached.
+fn links(session: &Session) -> Value {
+    let links: Vec<_> = session.transport().links().iter().map(link).collect();
+    json!({ "event": "links", "links": links })
+}
+
+fn link(link: &LinkStatus) -> Value {
+    json!({
+        "peer": link.peer,
+        "up": link.state == LinkState::Up,
+        "path": link.path.map(Path::as_str),
+        "local": link.local,
+        "remote": link.remote,
+        "round_trip_us": link.round_trip.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+        "since": link.since.map(|since| since.to_string()),
+    })
 }
 
 /// Reads a line of at most `most` bytes. Not cancel safe.
