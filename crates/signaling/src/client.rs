@@ -33,8 +33,8 @@ use tokio_tungstenite::{
 use crate::{
     flag::set,
     protocol::{
-        AgentInfo, ClientFrame, ErrorCode, FrameLimits, MAX_SAFE_INTEGER, RelayTerms, ServerFrame, Signal,
-        SocketRole,
+        AgentInfo, ClientFrame, ErrorCode, FrameLimits, IceServers, MAX_SAFE_INTEGER, RelayTerms,
+        ServerFrame, Signal, SocketRole,
     },
     relay::RelayFrame,
     server::close_code,
@@ -51,6 +51,7 @@ pub struct Client {
     sender: SignalSender,
     relay: RelaySender,
     closing: watch::Sender<bool>,
+    ice: watch::Receiver<IceServers>,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
@@ -364,6 +365,7 @@ impl Client {
         let (relay, relayed) = mpsc::channel(QUEUE_RELAYED);
         let (events_in, events) = mpsc::channel(config.limits.queue_events.max(1));
         let (closing, close) = watch::channel(false);
+        let (ice, ice_servers) = watch::channel(IceServers::default());
         let shared = Arc::new(Shared::default());
         let driver = Driver {
             refused: vec![None; config.urls.len()],
@@ -374,6 +376,7 @@ impl Client {
             relayed,
             alternatives: VecDeque::new(),
             closing: close,
+            ice,
             shared: Arc::clone(&shared),
         };
         Ok(Self {
@@ -381,6 +384,7 @@ impl Client {
             sender: SignalSender { queue },
             relay: RelaySender { queue: relay },
             closing,
+            ice: ice_servers,
             shared,
             task: tokio::spawn(driver.run()),
         })
@@ -406,6 +410,15 @@ impl Client {
     /// A handle that sends relayed frames.
     pub fn relay_sender(&self) -> RelaySender {
         self.relay.clone()
+    }
+
+    /// The STUN and TURN servers that the server hands out, with credentials: none before the registration, and from a server
+    /// that hands none out. Asked for anew when three quarters of their time are over, and by each registration; the last ones
+    /// stay through a disconnection. Changes when new ones came.
+    ///
+    /// The server is not trusted: these hosts see this agent's address, and can carry its connections or not.
+    pub fn ice_servers(&self) -> watch::Receiver<IceServers> {
+        self.ice.clone()
     }
 
     /// Closes with a close frame (1000), so that the others learn at once; takes at most two seconds. Signals that still wait
@@ -443,6 +456,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const QUEUE_RELAYED: usize = 8;
 /// Of the urls that a server names when it goes away, so many are tried.
 const MAX_ALTERNATIVES: usize = 8;
+/// Of what a server hands out, so much is taken.
+const MAX_ICE_SERVERS: usize = 16;
+/// In seconds. Credentials are not asked for more often, whatever the server says.
+const MIN_ICE_LIFETIME: u64 = 4;
 
 #[derive(Debug)]
 struct Queued {
@@ -466,6 +483,7 @@ struct Driver {
     /// Where the last server said to go. Each is tried once, before the configured ones.
     alternatives: VecDeque<String>,
     closing: watch::Receiver<bool>,
+    ice: watch::Sender<IceServers>,
     shared: Arc<Shared>,
     /// What each url refused for good.
     refused: Vec<Option<Refusal>>,
@@ -593,7 +611,7 @@ impl Driver {
                     agents,
                     server_id,
                     relay,
-                    ..
+                    ice,
                 }) if agent_id == self.config.agent_id => {
                     if let Some(server_id) = &server_id {
                         self.check_server(url, server_id)?;
@@ -604,6 +622,7 @@ impl Driver {
                         agents
                     };
                     agents.retain(|agent| agent.agent_id != self.config.agent_id);
+                    self.ice.send_replace(bounded(ice.unwrap_or_default()));
                     let event = Event::Registered {
                         url: url.to_owned(),
                         server_id,
@@ -647,6 +666,8 @@ impl Driver {
         let mut heard = Instant::now();
         let mut ping = interval_at(heard + limits.ping_interval, limits.ping_interval);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ice = self.ice.subscribe();
+        let mut refresh = refresh_at(&mut ice);
         loop {
             let message = tokio::select! {
                 () = set(&mut closing) => {
@@ -693,6 +714,14 @@ impl Driver {
                 },
                 Some(frame) = self.relayed.recv() => Message::Binary(frame),
                 _ = ping.tick() => Message::Ping(Default::default()),
+                _ = ice.changed() => {
+                    refresh = refresh_at(&mut ice);
+                    continue;
+                }
+                () = sleep_until(refresh.unwrap_or(heard)), if refresh.is_some() => {
+                    refresh = None;
+                    Message::Text(ClientFrame::IceServers {}.to_text().into())
+                }
                 () = sleep_until(heard + limits.idle_timeout), if pending.is_none() => {
                     return Outcome::Lost(DisconnectReason::Idle);
                 }
@@ -743,6 +772,10 @@ impl Driver {
         match self.parse(text)? {
             ServerFrame::GoingAway { urls } => {
                 self.going_away(urls, url);
+                None
+            }
+            ServerFrame::IceServers(servers) => {
+                self.ice.send_replace(bounded(servers));
                 None
             }
             ServerFrame::Offer(frame) => self.signal(frame.into_signal()),
@@ -836,6 +869,23 @@ impl Driver {
             () = sleep(time) => true,
         }
     }
+}
+
+/// What is taken of a server's list.
+fn bounded(mut servers: IceServers) -> IceServers {
+    servers.ice_servers.truncate(MAX_ICE_SERVERS);
+    for server in &mut servers.ice_servers {
+        server.urls.truncate(MAX_ICE_SERVERS);
+    }
+    servers
+}
+
+/// When to ask for new credentials; never for those that do not expire.
+fn refresh_at(servers: &mut watch::Receiver<IceServers>) -> Option<Instant> {
+    let lifetime = servers.borrow_and_update().ice_expires_in;
+    // A server that says "none at all" is not asked without end; a day is more than any TURN server grants.
+    let after = Duration::from_secs(lifetime.clamp(MIN_ICE_LIFETIME, 24 * 3_600)) * 3 / 4;
+    (lifetime > 0).then(|| Instant::now() + after)
 }
 
 /// Where a url points to.

@@ -60,7 +60,8 @@ pub use protocol::{
 };
 pub use relay::{RELAY_FRAME_COST, RelayFrame};
 pub use server::{
-    BindError, RegistrationMode, RelayLimits, Server, ServerConfig, ServerLimits, ServerMetrics, close_code,
+    BindError, IceConfig, RegistrationMode, RelayLimits, Server, ServerConfig, ServerLimits, ServerMetrics,
+    close_code,
 };
 pub use statement::{
     DEFAULT_DESCRIPTION_TTL_MILLIS, DescriptionRejected, DescriptionToSign, ExpectedDescription,

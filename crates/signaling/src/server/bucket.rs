@@ -29,6 +29,20 @@ impl TokenBucket {
         let ready = self.full_at.checked_sub(self.capacity)?;
         (ready > now).then_some(ready)
     }
+
+    /// Takes one token, if there is one.
+    pub(super) fn try_take(&mut self, now: Instant) -> bool {
+        let full_at = self.full_at.max(now) + self.per_token;
+        let is_there = full_at <= now + self.capacity;
+        if is_there {
+            self.full_at = full_at;
+        }
+        is_there
+    }
+
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        self.full_at <= now
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::{
 
 use ifmsg::{AgentId, PublicKey};
 
+use super::ice::IceConfig;
 use crate::tls::ServerTls;
 
 /// How a server takes agents in.
@@ -43,6 +44,10 @@ pub struct ServerConfig {
     pub tls: Option<ServerTls>,
     /// Where clients may go when this server shuts down, `ws://` or `wss://` urls, the best first; they are told.
     pub alternatives: Vec<String>,
+    /// STUN and TURN servers for those who register with a key; `None`: they are told of none.
+    pub ice: Option<IceConfig>,
+    /// If set: where `/healthz` and `/metrics` are, over plain HTTP. Not for the open network.
+    pub admin: Option<SocketAddr>,
 }
 
 impl ServerConfig {
@@ -57,6 +62,8 @@ impl ServerConfig {
             relay: Some(RelayLimits::default()),
             tls: None,
             alternatives: Vec::new(),
+            ice: None,
+            admin: None,
         }
     }
 
@@ -85,6 +92,12 @@ pub struct ServerLimits {
     pub max_violations: u32,
     /// Sockets, registered or not: 2,048. One more is answered 503.
     pub max_connections: usize,
+    /// Sockets from one IPv4 address, or one IPv6 network of 64 bits: 1,024. One more is answered 503. Raise it behind a proxy.
+    pub max_connections_per_address: usize,
+    /// New sockets per second from one address: 100. Those beyond are answered 503.
+    pub connections_per_second_per_address: u32,
+    /// New sockets that an address may open at once: 1,000.
+    pub connection_burst_per_address: u32,
     /// Registered agents: 1,024. With 1,024 names of 128 characters a `registered` frame has 450 KB.
     pub max_agents: usize,
     /// Frames waiting for one client: 2,048. A client that reads more slowly than that is closed with 4008.
@@ -115,6 +128,9 @@ impl Default for ServerLimits {
             frame_burst: 2_000,
             max_violations: 16,
             max_connections: 2_048,
+            max_connections_per_address: 1_024,
+            connections_per_second_per_address: 100,
+            connection_burst_per_address: 1_000,
             max_agents: 1_024,
             queue_frames: 2_048,
             queue_bytes: 4 * 1024 * 1024,

@@ -22,12 +22,10 @@ use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at},
 };
-use tokio_tungstenite::{
-    accept_async_with_config,
-    tungstenite::{
-        Error as WsError, Message, Utf8Bytes,
-        protocol::{CloseFrame, WebSocketConfig},
-    },
+use tokio_tungstenite::tungstenite::{
+    Error as WsError, Message, Utf8Bytes,
+    error::ProtocolError,
+    protocol::{CloseFrame, WebSocketConfig},
 };
 
 use super::{
@@ -35,6 +33,7 @@ use super::{
     bucket::TokenBucket,
     close_code,
     config::{RegistrationMode, RelayLimits, ServerLimits},
+    handshake,
     metrics::add,
     outbox::{Inbox, Outbox, RelayRoom, outbox},
     registry::{Denied, ProvenKey},
@@ -51,8 +50,14 @@ use crate::{
 /// Why a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// The client closed, or its socket broke.
+    /// The socket broke.
     Lost,
+    /// The client closed.
+    Closed,
+    /// What came is no WebSocket's frame.
+    Protocol,
+    /// A text frame that is not UTF-8.
+    NotText,
     /// The server shuts down.
     ShuttingDown,
     /// The agent came back with another socket.
@@ -74,7 +79,10 @@ pub(super) enum Ending {
 impl Ending {
     fn close_frame(self) -> Option<CloseFrame> {
         let (code, reason) = match self {
-            Self::Lost => return None,
+            Self::Lost | Self::Closed => return None,
+            // RFC 6455, 7.4.1 and 8.1.
+            Self::Protocol => (close_code::PROTOCOL, "not a frame of RFC 6455"),
+            Self::NotText => (close_code::NOT_TEXT, "a text frame that is not UTF-8"),
             Self::ShuttingDown => (close_code::GOING_AWAY, "the server is shutting down"),
             Self::Replaced => (close_code::REPLACED, "this agent registered with another socket"),
             Self::Refused => (close_code::REFUSED, "registration refused"),
@@ -105,9 +113,10 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>, mut stopping: 
         () = set(&mut stopping) => return,
         accepted = timeout_at(deadline, accept(stream, shared.config.tls.as_ref(), config)) => match accepted {
             Ok(Ok(socket)) => socket,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "websocket handshake failed");
-                return add(&shared.counters.handshakes_failed);
+            Ok(Err(failed)) => {
+                add(&shared.counters.handshakes_failed);
+                let _ = timeout_at(deadline, failed.tell()).await;
+                return;
             }
             Err(_) => return add(&shared.counters.registration_timeouts),
         },
@@ -129,25 +138,36 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>, mut stopping: 
     // Whoever waits for a sign of life learns that none will come.
     drop(heard);
 
-    if let Some(frame) = ending.close_frame() {
-        let _ = timeout(
-            limits.close_timeout,
-            close(sink, source, inbox, frame, ending, last_words),
-        )
-        .await;
-    }
+    let closing = async {
+        match (ending.close_frame(), ending) {
+            (Some(frame), _) => close(sink, source, inbox, frame, ending, last_words).await,
+            // RFC 6455, 5.5.1: "the endpoint MUST send a Close frame in response". It is queued already, but for the flush.
+            (None, Ending::Closed) => {
+                let _ = sink.flush().await;
+                hang_up(sink, source).await;
+            }
+            (None, _) => {}
+        }
+    };
+    let _ = timeout(limits.close_timeout, closing).await;
 }
 
 async fn accept(
     stream: TcpStream,
     tls: Option<&ServerTls>,
     config: WebSocketConfig,
-) -> Result<Socket, WsError> {
+) -> Result<Socket, handshake::Failed> {
     let stream: Box<dyn ByteStream> = match tls {
-        Some(tls) => Box::new(tls.accept(stream).await?),
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => Box::new(stream),
+            Err(error) => {
+                tracing::debug!(%error, "tls handshake failed");
+                return Err(handshake::Failed::Lost);
+            }
+        },
         None => Box::new(stream),
     };
-    accept_async_with_config(stream, Some(config)).await
+    handshake::accept(stream, config).await
 }
 
 async fn read(
@@ -176,7 +196,15 @@ async fn read(
         let message = match message {
             Some(Ok(message)) => message,
             Some(Err(WsError::Capacity(_))) => return Ending::TooLarge,
-            Some(Err(_)) | None => return Ending::Lost,
+            Some(Err(WsError::Utf8(_))) => return Ending::NotText,
+            Some(Err(WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake))) | None => {
+                return Ending::Lost;
+            }
+            Some(Err(WsError::Protocol(error))) => {
+                tracing::debug!(%error, "not a websocket's frame");
+                return Ending::Protocol;
+            }
+            Some(Err(_)) => return Ending::Lost,
         };
         heard.send_replace(Instant::now());
         add(&shared.counters.frames_received);
@@ -200,7 +228,7 @@ async fn read(
                 }
             }
             Message::Binary(frame) => session.on_binary(&frame),
-            Message::Close(_) => Err(Ending::Lost),
+            Message::Close(_) => Err(Ending::Closed),
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
         };
         if let Err(ending) = outcome {
@@ -325,6 +353,10 @@ async fn close(
     if sink.send(Message::Close(Some(frame))).await.is_err() {
         return;
     }
+    hang_up(sink, source).await;
+}
+
+async fn hang_up(sink: SplitSink<Socket, Message>, source: SplitStream<Socket>) {
     let Ok(socket) = sink.reunite(source) else {
         return;
     };
@@ -438,6 +470,27 @@ impl Session {
                 other => {
                     self.state = other;
                     self.violation(ErrorCode::UnexpectedProof, "Error: a proof needs a challenge")
+                }
+            },
+            Ok(ClientFrame::IceServers {}) => match &self.state {
+                State::Registered {
+                    agent_id,
+                    proven: true,
+                    role: SocketRole::Signals,
+                    ..
+                } => {
+                    let ice = self.shared.config.ice.as_ref();
+                    let servers = ice.map(|ice| ice.servers(agent_id)).unwrap_or_default();
+                    let frame = ServerFrame::IceServers(servers);
+                    self.outbox.push(frame.to_text().into());
+                    Ok(())
+                }
+                State::Registered { .. } => self.violation(
+                    ErrorCode::WrongRole,
+                    "Error: only a socket for signals that proved a key is told of ICE servers",
+                ),
+                State::New | State::Challenged(_) => {
+                    self.violation(ErrorCode::NotRegistered, "Error: register first")
                 }
             },
             Ok(frame) => self.on_relay(&frame, text),
@@ -605,7 +658,7 @@ impl Session {
         let place = self.shared.registry(role).register(
             agent_id,
             key,
-            self.shared.welcome(role),
+            self.shared.welcome(role, agent_id),
             &self.outbox,
             Instant::now(),
         )?;
@@ -720,7 +773,8 @@ impl Session {
             Ending::TooSlow => add(&counters.slow_clients),
             Ending::Violations => add(&counters.violators_closed),
             Ending::TooLarge => add(&counters.frames_oversize),
-            Ending::Lost | Ending::ShuttingDown | Ending::Replaced | Ending::Refused => {}
+            Ending::Protocol | Ending::NotText => add(&counters.protocol_errors),
+            Ending::Lost | Ending::Closed | Ending::ShuttingDown | Ending::Replaced | Ending::Refused => {}
         }
         if let State::Registered {
             agent_id,

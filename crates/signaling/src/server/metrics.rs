@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])+ $kind:ident $name:ident,)*) => {
         /// What happened at a server since it started. Each counter only grows, except those that say "now".
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct ServerMetrics {
-            $($(#[$doc])* pub $name: u64,)*
+            $($(#[doc = $doc])+ pub $name: u64,)*
         }
 
         #[derive(Debug, Default)]
@@ -22,60 +22,81 @@ macro_rules! counters {
                 ServerMetrics { $($name: self.$name.load(Relaxed),)* }
             }
         }
+
+        impl ServerMetrics {
+            /// The text format of Prometheus, version 0.0.4. Names begin with `ifmesh_signaling_`; those of counters end in
+            /// `_total`.
+            pub fn to_prometheus(&self) -> String {
+                let mut text = String::new();
+                $(describe(&mut text, stringify!($kind), stringify!($name), concat!($($doc),+), self.$name);)*
+                text
+            }
+        }
     };
+}
+
+fn describe(text: &mut String, kind: &str, name: &str, help: &str, value: u64) {
+    let suffix = if kind == "counter" { "_total" } else { "" };
+    let name = format!("ifmesh_signaling_{name}{suffix}");
+    let help = help.trim().replace('`', "");
+    text.push_str(&format!(
+        "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
+    ));
 }
 
 counters! {
     /// Sockets open now.
-    connections,
+    gauge connections,
     /// Agents registered now.
-    agents,
+    gauge agents,
     /// Sockets accepted.
-    connections_accepted,
-    /// Sockets turned away because of `max_connections`.
-    connections_refused,
+    counter connections_accepted,
+    /// Sockets turned away because of `max_connections`, or because their address has or opens too many.
+    counter connections_refused,
     /// Connections that never became a WebSocket.
-    handshakes_failed,
+    counter handshakes_failed,
     /// Frames read, control frames included.
-    frames_received,
+    counter frames_received,
     /// Offers, answers and candidates put into their addressee's queue.
-    frames_relayed,
+    counter frames_relayed,
     /// Offers and answers to an agent that is not there.
-    agents_not_found,
+    counter agents_not_found,
     /// Candidates to an agent that is not there: dropped without a word, as the original did.
-    candidates_dropped,
+    counter candidates_dropped,
     /// Frames that do not parse, and binary ones.
-    frames_malformed,
+    counter frames_malformed,
     /// Frames whose `from` is not the socket's own name.
-    from_mismatches,
+    counter from_mismatches,
     /// Frames that had to wait because their connection sent too many.
-    frames_throttled,
+    counter frames_throttled,
     /// Frames over the size limit; each closed its connection.
-    frames_oversize,
+    counter frames_oversize,
+    /// Connections closed because what came is no frame of RFC 6455, or no text.
+    counter protocol_errors,
     /// Successful registrations.
-    registrations,
+    counter registrations,
     /// Refused registrations, of any kind.
-    registrations_refused,
+    counter registrations_refused,
     /// Connections that did not register in time.
-    registration_timeouts,
+    counter registration_timeouts,
     /// Sockets that had to go because their agent came back with another.
-    evictions,
+    counter evictions,
     /// Connections closed because of too many refused frames.
-    violators_closed,
+    counter violators_closed,
     /// Relay sockets registered now.
-    relay_agents,
+    gauge relay_agents,
     /// Relayed frames put into their addressee's queue.
-    relay_frames,
+    counter relay_frames,
     /// The bytes of their bodies.
-    relay_bytes,
+    counter relay_bytes,
     /// Relayed frames that were dropped because too much waited for their addressee, or for all.
-    relay_overflows,
+    counter relay_overflows,
     /// Relayed frames to an agent that is not there.
-    relay_not_found,
+    counter relay_not_found,
     /// Clients dropped because they did not read.
-    slow_clients,
+    counter slow_clients,
     /// Clients dropped because nothing came from them, not even a pong.
-    idle_timeouts,
+    counter idle_timeouts,
 }
 
 pub(super) fn add(counter: &AtomicU64) {

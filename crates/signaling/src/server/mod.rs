@@ -1,8 +1,12 @@
 //! The server: takes agents in, tells them of each other, relays.
 
+mod addresses;
+mod admin;
 mod bucket;
 mod config;
 mod connection;
+mod handshake;
+mod ice;
 mod metrics;
 mod outbox;
 mod registry;
@@ -14,21 +18,24 @@ use std::{
     time::Duration,
 };
 
+use ifmsg::AgentId;
 use rand_core::CryptoRng;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{JoinHandle, JoinSet},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
-pub use self::{
-    config::{RegistrationMode, RelayLimits, ServerConfig, ServerLimits},
-    metrics::ServerMetrics,
-};
 use self::{
+    addresses::Addresses,
     metrics::{Counters, add, subtract},
     registry::{Registry, Welcome},
+};
+pub use self::{
+    config::{RegistrationMode, RelayLimits, ServerConfig, ServerLimits},
+    ice::IceConfig,
+    metrics::ServerMetrics,
 };
 use crate::{
     flag::set,
@@ -39,6 +46,10 @@ use crate::{
 pub mod close_code {
     /// The server shuts down. Reconnect, here or elsewhere.
     pub const GOING_AWAY: u16 = 1001;
+    /// Not a frame of RFC 6455. A bug in the client.
+    pub const PROTOCOL: u16 = 1002;
+    /// A text frame that is not UTF-8. A bug in the client.
+    pub const NOT_TEXT: u16 = 1007;
     /// Too many refused frames. A bug in the client.
     pub const POLICY: u16 = 1008;
     /// A frame over the size limit. A bug in the client.
@@ -57,10 +68,12 @@ pub mod close_code {
 
 /// A running signaling server. Runs until [`shutdown`](Self::shutdown) or until dropped; then all its tasks end.
 ///
-/// A WebSocket on any path is served. Plain `ws://`: put a TLS proxy before it on an untrusted network; what is at stake
-/// there is who talks to whom and whether they can, never what they say.
+/// A WebSocket on any path is served, over TLS if [`ServerConfig::tls`] is set, else over plain TCP. What is at stake without TLS
+/// is who talks to whom, whether they can, and TURN credentials; never what they say.
 pub struct Server {
     local_addr: SocketAddr,
+    admin_addr: Option<SocketAddr>,
+    admin: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -83,10 +96,11 @@ impl Server {
         config: ServerConfig,
         random: impl CryptoRng + Send + 'static,
     ) -> Result<Self, BindError> {
-        let listen = config.listen;
-        let failed = |source| BindError { listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(failed)?;
-        let local_addr = listener.local_addr().map_err(failed)?;
+        let (listener, local_addr) = listen(config.listen).await?;
+        let admin = match config.admin {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
         let counters = Arc::new(Counters::default());
         let registry = |role| {
             let limits = &config.limits;
@@ -107,26 +121,43 @@ impl Server {
             counters,
         });
         let (stop, stopping) = watch::channel(false);
+        let admin_addr = admin.as_ref().map(|(_, address)| *address);
+        let admin = admin.map(|(listener, _)| {
+            let counters = Arc::clone(&shared.counters);
+            tokio::spawn(admin::serve(listener, counters, stopping.clone()))
+        });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared), stopping));
         Ok(Self {
             local_addr,
+            admin_addr,
+            admin,
             shared,
             stop,
             task,
         })
     }
 
-    /// Stops: no new connections, every client gets a close frame with 1001, and after at most twice the close timeout every
-    /// socket is closed.
+    /// Stops: no new connections, every client is told where else it may go ([`ServerConfig::alternatives`]) and gets a close
+    /// frame with 1001, and after at most twice the close timeout every socket is closed.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
         // The task ends by itself, in bounded time; it never panics, and if it did there would be nothing left to stop.
         let _ = (&mut self.task).await;
+        // Last, so that `/healthz` says that the server is shutting down for as long as it is.
+        if let Some(admin) = self.admin.take() {
+            admin.abort();
+            let _ = admin.await;
+        }
     }
 
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where `/healthz` and `/metrics` are.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin_addr
     }
 
     /// What happened so far.
@@ -139,6 +170,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         // Takes the set of connection tasks along.
         self.task.abort();
+        if let Some(admin) = &self.admin {
+            admin.abort();
+        }
     }
 }
 
@@ -170,7 +204,8 @@ impl Shared {
         registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn welcome(&self, role: SocketRole) -> Welcome {
+    fn welcome(&self, role: SocketRole, agent_id: &AgentId) -> Welcome {
+        let ice = self.config.ice.as_ref().filter(|_| role == SocketRole::Signals);
         let relay = self.config.relay.as_ref();
         Welcome {
             server_id: self.config.server_id.clone(),
@@ -180,7 +215,7 @@ impl Shared {
                     max_frame: limits.max_frame_bytes.min(self.config.limits.max_frame_bytes),
                     pair_bytes: limits.pair_bytes,
                 }),
-            ice: None,
+            ice: ice.map(|ice| ice.servers(agent_id)),
         }
     }
 
@@ -200,11 +235,19 @@ impl fmt::Debug for Shared {
     }
 }
 
+async fn listen(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+    let failed = |source| BindError { listen, source };
+    let listener = TcpListener::bind(listen).await.map_err(failed)?;
+    let local_addr = listener.local_addr().map_err(failed)?;
+    Ok((listener, local_addr))
+}
+
 async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
     let limits = shared.config.limits;
     let mut connections = JoinSet::new();
+    let addresses = Addresses::default();
     loop {
-        let stream = tokio::select! {
+        let (stream, address) = tokio::select! {
             () = set(&mut stopping) => break,
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {
@@ -214,7 +257,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch:
                 continue;
             }
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, from)) => (stream, from.ip()),
                 Err(error) => {
                     // Out of file descriptors, or the peer went away between SYN and accept.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -223,16 +266,27 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch:
                 }
             },
         };
-        if connections.len() >= limits.max_connections {
+        let place = if connections.len() < limits.max_connections {
+            addresses.admit(address, &limits, Instant::now())
+        } else {
+            None
+        };
+        let Some(place) = place else {
             add(&shared.counters.connections_refused);
-            turn_away(&stream);
+            if shared.config.tls.is_none() {
+                turn_away(&stream);
+            }
             continue;
-        }
+        };
         add(&shared.counters.connections_accepted);
         add(&shared.counters.connections);
         // Small frames, each of which somebody waits for.
         let _ = stream.set_nodelay(true);
-        connections.spawn(connection::serve(stream, Arc::clone(&shared), stopping.clone()));
+        let serve = connection::serve(stream, Arc::clone(&shared), stopping.clone());
+        connections.spawn(async move {
+            serve.await;
+            drop(place);
+        });
     }
     drop(listener);
     let all = async { while connections.join_next().await.is_some() {} };

@@ -159,6 +159,26 @@ impl Raw {
         self.prove_as(name, identity, identity, epoch).await
     }
 
+    /// Registers a socket that relays, with a proof.
+    pub(crate) async fn prove_relay(&mut self, name: &str, identity: &Identity, epoch: u64) -> Value {
+        let key = identity.public_key().to_hex();
+        let register =
+            json!({"type": "register", "agent_id": name, "public_key": key, "epoch": epoch, "role": "relay"});
+        self.answer_challenge(register, name, identity, identity, epoch)
+            .await
+    }
+
+    /// The next binary frame; no other must come before it.
+    pub(crate) async fn binary(&mut self) -> Vec<u8> {
+        loop {
+            match timeout(SOON, self.socket.next()).await.expect("a frame") {
+                Some(Ok(Message::Binary(frame))) => return frame.to_vec(),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                other => panic!("a binary frame was expected: {other:?}"),
+            }
+        }
+    }
+
     /// Claims one key and signs with another.
     pub(crate) async fn prove_as(
         &mut self,
@@ -167,9 +187,21 @@ impl Raw {
         signer: &Identity,
         epoch: u64,
     ) -> Value {
+        let key = claimed.public_key().to_hex();
+        let register = json!({"type": "register", "agent_id": name, "public_key": key, "epoch": epoch});
+        self.answer_challenge(register, name, claimed, signer, epoch)
+            .await
+    }
+
+    async fn answer_challenge(
+        &mut self,
+        register: Value,
+        name: &str,
+        claimed: &Identity,
+        signer: &Identity,
+        epoch: u64,
+    ) -> Value {
         let key = claimed.public_key();
-        let register =
-            json!({"type": "register", "agent_id": name, "public_key": key.to_hex(), "epoch": epoch});
         self.send(register.to_string()).await;
         match self.frame().await {
             ServerFrame::Challenge { nonce, server_id } => {
