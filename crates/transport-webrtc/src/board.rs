@@ -6,57 +6,191 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use ifmesh_transport::{LinkState, LinkStatus, Path, SendError, TransportEvent};
-use ifmsg::AgentId;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use ifmesh_transport::{Clock, LinkState, LinkStatus, Path, SendError, TransportEvent};
+use ifmsg::{AgentId, Timestamp};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::Instant,
+};
+
+use crate::engine;
 
 /// Least charge for a frame, in bytes; bounds the number of frames that wait.
 const LEAST_CHARGE: usize = 1_024;
 
+/// Wishes of callers that the hub has yet to look at; more are repeated by whoever has them.
+const WISHES: usize = 1_024;
+
 /// The peers, as `links` and `send` see them. Its lock is held for moments, never across an await.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Board {
     closing: AtomicBool,
     peers: Mutex<BTreeMap<AgentId, Entry>>,
+    clock: Arc<dyn Clock>,
+    /// Time in `last_used` counts from here.
+    started: Instant,
+    /// Counts links that came and went.
+    changes: watch::Sender<u64>,
+    wishes: mpsc::Sender<Wish>,
     pub(crate) counters: Counters,
+}
+
+/// What somebody wants of a peer's task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// A link.
+    Wake(AgentId),
+    /// No link, to make room for others.
+    Rest(AgentId),
 }
 
 #[derive(Debug, Default)]
 struct Entry {
     connecting: bool,
-    link: Option<(Arc<Outbound>, Option<Path>)>,
+    /// A link comes when it is needed.
+    dormant: bool,
+    link: Option<Link>,
+    since: Option<Timestamp>,
     dropped: Arc<AtomicU64>,
     /// The highest epoch of a description that verified.
     epoch: u64,
 }
 
+#[derive(Debug)]
+struct Link {
+    outbound: Arc<Outbound>,
+    path: Option<engine::Path>,
+    round_trip: Option<Duration>,
+}
+
 impl Board {
+    /// And where wishes arrive.
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> (Arc<Self>, mpsc::Receiver<Wish>) {
+        let (wishes, wished) = mpsc::channel(WISHES);
+        let board = Self {
+            closing: AtomicBool::new(false),
+            peers: Mutex::default(),
+            clock,
+            started: Instant::now(),
+            changes: watch::channel(0).0,
+            wishes,
+            counters: Counters::default(),
+        };
+        (Arc::new(board), wished)
+    }
+
     pub(crate) fn outbound(&self, peer: &AgentId) -> Result<Arc<Outbound>, SendError> {
         if self.is_closing() {
             return Err(SendError::Closed);
         }
         match self.peers().get(peer).and_then(|entry| entry.link.as_ref()) {
-            Some((outbound, _)) => Ok(Arc::clone(outbound)),
+            Some(link) => Ok(Arc::clone(&link.outbound)),
             None => Err(SendError::NoLink(peer.clone())),
         }
     }
 
-    pub(crate) fn up(&self, peer: &AgentId, outbound: Arc<Outbound>, path: Option<Path>) {
-        self.peers().entry(peer.clone()).or_default().link = Some((outbound, path));
+    pub(crate) fn up(&self, peer: &AgentId, outbound: Arc<Outbound>) {
+        let now = self.clock.now();
+        outbound.used(self.started.elapsed());
+        let mut peers = self.peers();
+        let entry = peers.entry(peer.clone()).or_default();
+        entry.since = Some(now);
+        entry.link = Some(Link {
+            outbound,
+            path: None,
+            round_trip: None,
+        });
+        drop(peers);
+        self.changed();
     }
 
-    pub(crate) fn down(&self, peer: &AgentId) {
-        let link = self.peers().get_mut(peer).and_then(|entry| entry.link.take());
-        if let Some((outbound, _)) = link {
-            outbound.close();
+    /// What was found out about the link to a peer.
+    pub(crate) fn measured(&self, peer: &AgentId, path: Option<engine::Path>, round_trip: Option<Duration>) {
+        if let Some(link) = self.peers().get_mut(peer).and_then(|entry| entry.link.as_mut()) {
+            link.path = path;
+            link.round_trip = round_trip.or(link.round_trip);
         }
+    }
+
+    /// Whether there was a link.
+    pub(crate) fn down(&self, peer: &AgentId) -> bool {
+        let now = self.clock.now();
+        let link = match self.peers().get_mut(peer) {
+            Some(entry) if entry.link.is_some() => {
+                entry.since = Some(now);
+                entry.link.take()
+            }
+            _ => None,
+        };
+        if let Some(link) = &link {
+            link.outbound.close();
+            self.changed();
+        }
+        link.is_some()
     }
 
     pub(crate) fn connecting(&self, peer: &AgentId, connecting: bool) {
         self.peers().entry(peer.clone()).or_default().connecting = connecting;
+    }
+
+    pub(crate) fn set_dormant(&self, peer: &AgentId, dormant: bool) {
+        self.peers().entry(peer.clone()).or_default().dormant = dormant;
+        if !dormant {
+            self.changed();
+        }
+    }
+
+    pub(crate) fn is_dormant(&self, peer: &AgentId) -> bool {
+        self.peers().get(peer).is_some_and(|entry| entry.dormant)
+    }
+
+    pub(crate) fn wish(&self, wish: Wish) {
+        // Whoever wishes more than the hub can hear repeats it.
+        let _ = self.wishes.try_send(wish);
+    }
+
+    /// Changes whenever a link comes or goes, or nothing more will.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes
+            .send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+
+    /// How long nothing was sent to a linked peer, or came from it.
+    pub(crate) fn unused_for(&self, peer: &AgentId) -> Option<Duration> {
+        let peers = self.peers();
+        let link = peers.get(peer)?.link.as_ref()?;
+        Some(self.started.elapsed().saturating_sub(link.outbound.last_used()))
+    }
+
+    /// Of more than `most` links, those that were used least recently; never that to `except`.
+    pub(crate) fn superfluous(&self, most: usize, except: &AgentId) -> Vec<AgentId> {
+        let peers = self.peers();
+        let linked = peers.iter().filter_map(|(peer, entry)| {
+            let link = entry.link.as_ref()?;
+            Some((link.outbound.last_used(), peer))
+        });
+        let mut linked: Vec<_> = linked.collect();
+        let excess = linked.len().saturating_sub(most.max(1));
+        linked.sort_unstable();
+        linked
+            .into_iter()
+            .filter(|(_, peer)| *peer != except)
+            .take(excess)
+            .map(|(_, peer)| peer.clone())
+            .collect()
+    }
+
+    /// A frame came from this peer.
+    pub(crate) fn used(&self, outbound: &Outbound) {
+        outbound.used(self.started.elapsed());
     }
 
     /// Raises the highest verified epoch of a peer.
@@ -81,6 +215,7 @@ impl Board {
             && let Some(entry) = peers.get(peer)
             && entry.link.is_none()
             && !entry.connecting
+            && !entry.dormant
         {
             peers.remove(peer);
         }
@@ -94,10 +229,22 @@ impl Board {
                     _ if self.is_closing() => LinkState::Down,
                     (Some(_), _) => LinkState::Up,
                     (None, true) => LinkState::Connecting,
+                    (None, false) if entry.dormant => LinkState::Dormant,
                     (None, false) => LinkState::Down,
                 };
                 let mut status = LinkStatus::new(peer.clone(), state);
-                status.path = entry.link.as_ref().and_then(|(_, path)| *path);
+                status.since = entry.since;
+                if let Some(link) = &entry.link {
+                    status.round_trip = link.round_trip;
+                    if let Some(path) = &link.path {
+                        status.path = Some(match path.relayed {
+                            true => Path::Relayed,
+                            false => Path::Direct,
+                        });
+                        status.local = Some(path.local.clone());
+                        status.remote = Some(path.remote.clone());
+                    }
+                }
                 status.dropped = entry.dropped.load(Ordering::Relaxed);
                 status
             })
@@ -114,11 +261,12 @@ impl Board {
         let outbounds: Vec<_> = self
             .peers()
             .values()
-            .filter_map(|entry| entry.link.as_ref().map(|(outbound, _)| Arc::clone(outbound)))
+            .filter_map(|entry| entry.link.as_ref().map(|link| Arc::clone(&link.outbound)))
             .collect();
         for outbound in outbounds {
             outbound.close();
         }
+        self.changed();
     }
 
     fn peers(&self) -> MutexGuard<'_, BTreeMap<AgentId, Entry>> {
@@ -131,6 +279,7 @@ impl Board {
 pub(crate) struct Counters {
     pub(crate) offers_sent: AtomicU64,
     pub(crate) answers_sent: AtomicU64,
+    pub(crate) restarts: AtomicU64,
     pub(crate) links_up: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) signals_dropped: AtomicU64,
@@ -160,6 +309,8 @@ pub(crate) struct Outbound {
     loose: Mutex<Loose>,
     loose_news: Notify,
     dropped: Arc<AtomicU64>,
+    /// In microseconds of the board's time.
+    last_used: AtomicU64,
 }
 
 /// A frame of the reliable lane, and the room that it takes up until SCTP has it.
@@ -212,6 +363,7 @@ impl Outbound {
             loose: Mutex::default(),
             loose_news: Notify::new(),
             dropped,
+            last_used: AtomicU64::new(0),
         };
         let accepted = Accepted { frames, bulk: to_cut };
         (Arc::new(outbound), accepted)
@@ -219,6 +371,15 @@ impl Outbound {
 
     pub(crate) fn takes_chunks(&self) -> bool {
         self.chunks
+    }
+
+    fn used(&self, now: Duration) {
+        let micros = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        self.last_used.store(micros, Ordering::Relaxed);
+    }
+
+    fn last_used(&self) -> Duration {
+        Duration::from_micros(self.last_used.load(Ordering::Relaxed))
     }
 
     pub(crate) fn limit(&self) -> usize {

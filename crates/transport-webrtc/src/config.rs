@@ -1,9 +1,9 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-use ifmesh_transport::{ChunkLimits, MAX_CHUNKED_FRAME, PeerKeys};
+use ifmesh_transport::{ChunkLimits, LinkObserver, MAX_CHUNKED_FRAME, PeerKeys};
 use ifmsg::{AgentId, Identity};
 
-use crate::engine::EngineConfig;
+use crate::engine::{EngineConfig, Faults};
 
 /// What a [`WebRtcTransport`](crate::WebRtcTransport) is told.
 #[derive(Clone)]
@@ -28,8 +28,37 @@ pub struct WebRtcConfig {
     pub bind: Vec<SocketAddr>,
     /// Whom to connect with, and which key to hold each to.
     pub keys: Arc<dyn PeerKeys>,
+    /// With whom to keep links.
+    pub mesh: MeshMode,
+    /// Is told what the transport does, for the witness.
+    pub observer: Option<Arc<dyn LinkObserver>>,
     /// Bounds and timers.
     pub limits: WebRtcLimits,
+    /// What goes wrong, in tests.
+    pub(crate) faults: Option<Arc<Faults>>,
+}
+
+/// With whom to keep links. All agents of a mesh should use the same mode: one that links with everybody brings back what one on
+/// demand has put to rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MeshMode {
+    /// With everybody that is trusted and there, at once.
+    #[default]
+    Full,
+    /// With those who are sent to, or who link by themselves.
+    OnDemand {
+        /// A link over which no frames went for this long is closed. What sessions and routers say to each other unasked
+        /// (keepalives) counts, too.
+        idle: Duration,
+        /// Of more links than this, the one that was not used for longest is closed. At least 1.
+        max_connections: usize,
+    },
+}
+
+impl MeshMode {
+    pub(crate) fn is_on_demand(self) -> bool {
+        matches!(self, Self::OnDemand { .. })
+    }
 }
 
 impl WebRtcConfig {
@@ -51,7 +80,10 @@ impl WebRtcConfig {
             relay_only: false,
             bind: EngineConfig::default().bind,
             keys,
+            mesh: MeshMode::default(),
+            observer: None,
             limits: WebRtcLimits::default(),
+            faults: None,
         }
     }
 
@@ -65,7 +97,8 @@ impl WebRtcConfig {
             disconnected_after: silence / 4,
             failed_after: silence - silence / 4,
             keepalive: (silence / 25).clamp(Duration::from_millis(20), Duration::from_millis(400)),
-            max_message_size: MAX_MESSAGE as u32,
+            max_message_size: TAKEN_MESSAGE,
+            faults: self.faults.clone(),
             ..EngineConfig::default()
         }
     }
@@ -79,10 +112,15 @@ impl fmt::Debug for WebRtcConfig {
             .field("signaling", &self.signaling)
             .field("ice_servers", &self.ice_servers)
             .field("bind", &self.bind)
+            .field("mesh", &self.mesh)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
 }
+
+/// The largest message that we take. The library queues up to 512 messages that nobody has read, whatever their size, so this
+/// bounds what a peer can have us keep.
+const TAKEN_MESSAGE: u32 = 65_536;
 
 /// What a message of a data channel may have in every stack in the field, in bytes. A peer that takes larger frames takes
 /// them in chunks.
@@ -150,12 +188,19 @@ pub struct WebRtcLimits {
     /// How long the agent with the smaller id waits for the other one's offer before it offers itself: 2 s, and up to a
     /// quarter more.
     pub offer_wait: Duration,
-    /// Silence, not even an answer to a keepalive, after which a link is given up: 10 s. At least 100 ms.
+    /// Silence, not even an answer to a keepalive, after which a link is given up: 10 s. At least 100 ms. After a quarter of it
+    /// another path is looked for.
     pub silence: Duration,
-    /// A failed negotiation is repeated after anything up to this: 100 ms; up to twice as much each time,
+    /// A failed negotiation is repeated after this and up to as much again: 100 ms. It doubles each time,
     pub backoff_min: Duration,
-    /// and at most this: 10 s.
+    /// up to this and as much again: 10 s.
     pub backoff_max: Duration,
+    /// Links that are being set up at once, in each direction; the others wait: 16.
+    pub max_setups: usize,
+    /// A peer that takes nothing for this long is reported as `peer-stalled`: 10 s;
+    pub stall_report: Duration,
+    /// and for this long, is disconnected: 60 s. Meanwhile those who send to it wait, and nobody else.
+    pub stall_limit: Duration,
     /// How long `close` tries to get rid of what was accepted: 2 s.
     pub close_timeout: Duration,
 }
@@ -174,6 +219,9 @@ impl Default for WebRtcLimits {
             silence: Duration::from_secs(10),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
+            max_setups: 16,
+            stall_report: Duration::from_secs(10),
+            stall_limit: Duration::from_secs(60),
             close_timeout: Duration::from_secs(2),
         }
     }

@@ -9,7 +9,9 @@ use std::{
 
 use bytes::Bytes;
 use ifmesh_signaling::{IceCandidate, Signal, SignalSender};
-use ifmesh_transport::{Assembler, ChunkLimits, DownReason, Lane, Path, Splitter, TransportEvent, is_chunk};
+use ifmesh_transport::{
+    Assembler, ChunkLimits, DownReason, Lane, LinkNotice, Splitter, TransportEvent, is_chunk,
+};
 use ifmsg::{AgentId, Identity};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, watch},
@@ -24,6 +26,7 @@ use crate::{
     engine::{self, CloseReason, Peer, PeerEvent},
     hello::{self, Facts},
     negotiation::Attempt,
+    notices::Notices,
     pacing::Pacing,
 };
 
@@ -40,6 +43,8 @@ const BETWEEN_CHUNKS: usize = 64 * 1024;
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Bytes that are hashed before others get a turn.
 const DIGEST_STEP: usize = 32 * 1024;
+/// How often the path is looked at.
+const MEASURE: Duration = Duration::from_secs(2);
 /// Bad chunks after which a peer is cut off.
 const MAX_BAD_CHUNKS: u32 = 64;
 
@@ -50,6 +55,8 @@ pub(crate) enum Order {
     Connect,
     /// Be the link.
     Adopt,
+    /// Get rid of what was accepted, say goodbye, end; the transport goes on.
+    Rest,
     /// End at once.
     Cut(DownReason),
     /// Get rid of what was accepted, say goodbye, end.
@@ -61,6 +68,12 @@ pub(crate) enum Order {
 pub(crate) enum Report {
     /// The peer's hello verified; waits for `Order::Adopt`.
     Verified,
+    /// It is the link, and up.
+    Up,
+    /// The peer has not been heard for a while.
+    Silent,
+    /// The peer is heard again.
+    Heard,
     /// Over. The last report; the link's events are all out.
     Ended,
 }
@@ -80,6 +93,7 @@ pub(crate) struct Connection {
     pub(crate) signals: SignalSender,
     pub(crate) events: Events,
     pub(crate) board: Arc<Board>,
+    pub(crate) notices: Notices,
 }
 
 /// A connection that is set up and proven.
@@ -100,7 +114,8 @@ impl Connection {
                 self.serve(proven).await;
             }
         }
-        if *self.orders.borrow() == Order::Close {
+        let order = *self.orders.borrow();
+        if matches!(order, Order::Close | Order::Rest) {
             self.peer.close().await;
         }
         self.report(Report::Ended).await;
@@ -176,10 +191,6 @@ impl Connection {
 
     /// As the link, from `LinkUp` to `LinkDown`.
     async fn serve(&mut self, proven: Proven) {
-        let path = self.peer.path().await.map(|path| match path.relayed {
-            true => Path::Relayed,
-            false => Path::Direct,
-        });
         let dropped = self.board.dropped_counter(&self.peer_id);
         let (outbound, mut accepted) = Outbound::new(
             proven.max_frame,
@@ -191,9 +202,19 @@ impl Connection {
         if self.board.is_closing() {
             return;
         }
-        tracing::debug!(peer = %self.peer_id, attempt = self.attempt, ?path, "link up");
         count(&self.board.counters.links_up);
-        self.board.up(&self.peer_id, Arc::clone(&outbound), path);
+        self.board.up(&self.peer_id, Arc::clone(&outbound));
+        measure(&self.peer, &self.peer_id, &self.board).await;
+        tracing::debug!(peer = %self.peer_id, attempt = self.attempt, "link up");
+        for lane in [engine::Lane::Messaging, engine::Lane::BestEffort] {
+            if lane == engine::Lane::Messaging || proven.loose_open {
+                self.notices.tell(|| LinkNotice::ChannelOpen {
+                    peer: self.peer_id.clone(),
+                    label: lane.label(),
+                });
+            }
+        }
+        self.report(Report::Up).await;
 
         let up = TransportEvent::LinkUp {
             peer: self.peer_id.clone(),
@@ -217,20 +238,35 @@ impl Connection {
     async fn carry(&mut self, proven: Proven, outbound: &Outbound, accepted: &mut Accepted) -> DownReason {
         let (loose_open, loose_opened) = watch::channel(proven.loose_open);
         let flushed = {
-            let mut write = pin!(write(&self.peer, outbound, accepted, self.orders.clone()));
+            let candidates = Candidates {
+                peer_id: &self.peer_id,
+                signals: &self.signals,
+                notices: &self.notices,
+                reports: Some((&self.reports, self.attempt)),
+            };
             let write_loose = write_loose(&self.peer, outbound, loose_opened);
             let refusals = Refusals {
                 peer_id: &self.peer_id,
                 events: &self.events,
                 board: &self.board,
             };
+            let mut write = pin!(write(
+                &self.peer,
+                outbound,
+                accepted,
+                self.orders.clone(),
+                &refusals,
+                &self.limits
+            ));
             let pump = pump(
                 &refusals,
                 self.limits.chunks,
                 &mut self.happenings,
-                &self.signals,
+                &candidates,
                 &loose_open,
+                outbound,
             );
+            let watch_path = watch_path(&self.peer, &self.peer_id, &self.board);
             let flushed = tokio::select! {
                 biased;
                 order = over(&mut self.orders) => match order {
@@ -238,11 +274,15 @@ impl Connection {
                     _ => false,
                 },
                 reason = pump => return reason,
-                () = &mut write => true,
+                written = &mut write => match written {
+                    Written::All => true,
+                    Written::Stalled => return DownReason::Stalled,
+                },
                 () = write_loose => false,
+                () = watch_path => false,
             };
             outbound.close();
-            flushed || timeout(self.limits.close_timeout, write).await.is_ok()
+            flushed || matches!(timeout(self.limits.close_timeout, write).await, Ok(Written::All))
         };
         while let Some(frame) = outbound.try_next_loose() {
             let _ = self.peer.try_send(engine::Lane::BestEffort, frame).await;
@@ -277,7 +317,13 @@ impl Connection {
     }
 
     async fn signal(&self, candidate: engine::Candidate) {
-        hand_out(&self.signals, &self.peer_id, candidate).await;
+        let candidates = Candidates {
+            peer_id: &self.peer_id,
+            signals: &self.signals,
+            notices: &self.notices,
+            reports: None,
+        };
+        candidates.hand_out(candidate).await;
     }
 
     fn refuse(&self, reason: &'static str, detail: &str) {
@@ -318,8 +364,9 @@ async fn pump(
     peer: &Refusals<'_>,
     limits: ChunkLimits,
     happenings: &mut mpsc::Receiver<PeerEvent>,
-    signals: &SignalSender,
+    candidates: &Candidates<'_>,
     loose_open: &watch::Sender<bool>,
+    outbound: &Outbound,
 ) -> DownReason {
     let mut assemblers = [Assembler::new(limits), Assembler::new(limits)];
     let mut bad_chunks = 0;
@@ -337,12 +384,15 @@ async fn pump(
         };
         match happening {
             Some(PeerEvent::Frame(lane, message)) => {
+                peer.board.used(outbound);
                 let (lane, assembler) = match lane {
                     engine::Lane::Messaging => (Lane::Reliable, &mut assemblers[0]),
                     engine::Lane::BestEffort => (Lane::BestEffort, &mut assemblers[1]),
                 };
                 match assembler.accept(message, Instant::now()) {
                     Ok(Some(frame)) => {
+                        #[cfg(test)]
+                        crate::healing_tests::fall_if_asked(&frame);
                         let event = TransportEvent::Frame {
                             from: peer.peer_id.clone(),
                             lane,
@@ -361,7 +411,11 @@ async fn pump(
                     }
                 }
             }
-            Some(PeerEvent::LocalCandidate(candidate)) => hand_out(signals, peer.peer_id, candidate).await,
+            Some(PeerEvent::LocalCandidate(candidate)) => candidates.hand_out(candidate).await,
+            Some(PeerEvent::State(engine::LinkState::Disconnected)) => {
+                candidates.report(Report::Silent).await
+            }
+            Some(PeerEvent::State(engine::LinkState::Connected)) => candidates.report(Report::Heard).await,
             Some(PeerEvent::ChannelOpen(engine::Lane::BestEffort)) => {
                 loose_open.send_replace(true);
             }
@@ -388,7 +442,9 @@ async fn write(
     outbound: &Outbound,
     accepted: &mut Accepted,
     mut orders: watch::Receiver<Order>,
-) {
+    refusals: &Refusals<'_>,
+    limits: &WebRtcLimits,
+) -> Written {
     let mut closing = pin!(over(&mut orders));
     let mut open = true;
     let (mut frames, mut bulk) = (true, true);
@@ -396,6 +452,7 @@ async fn write(
     let mut pacing = Pacing::new(CHUNK);
     let mut number = 0;
     let mut between = 0;
+    let stall = Stall::new(refusals, limits);
     while frames || bulk || cutting.is_some() {
         let sent = tokio::select! {
             biased;
@@ -409,17 +466,17 @@ async fn write(
                         frame = Splitter::new(number, frame.clone(), CHUNK).next_chunk().unwrap_or(frame);
                     }
                     pacing.frame_sent(frame.len());
-                    peer.send(engine::Lane::Messaging, frame).await
+                    stall.bounds(peer.send(engine::Lane::Messaging, frame)).await
                 }
                 None => {
                     frames = false;
-                    Ok(())
+                    Ok(Ok(()))
                 }
             },
             _ = &mut closing, if open => {
                 open = false;
                 accepted.close();
-                Ok(())
+                Ok(Ok(()))
             }
             next = accepted.bulk.recv(), if bulk && cutting.is_none() => {
                 match next {
@@ -430,24 +487,30 @@ async fn write(
                     }
                     None => bulk = false,
                 }
-                Ok(())
+                Ok(Ok(()))
             }
-            () = room(peer, &mut pacing, between), if cutting.is_some() => {
+            room = stall.bounds(room(peer, &mut pacing, between)), if cutting.is_some() => {
+                if room.is_err() {
+                    return Written::Stalled;
+                }
                 between = 0;
                 let Some((splitter, _room)) = &mut cutting else {
                     continue;
                 };
                 if !splitter.digest_some(DIGEST_STEP) {
                     yield_now().await;
-                    Ok(())
+                    Ok(Ok(()))
                 } else if let Some(chunk) = splitter.next_chunk() {
                     pacing.chunk_sent(chunk.len(), Instant::now());
-                    peer.send(engine::Lane::Messaging, chunk).await
+                    stall.bounds(peer.send(engine::Lane::Messaging, chunk)).await
                 } else {
                     cutting = None;
-                    Ok(())
+                    Ok(Ok(()))
                 }
             }
+        };
+        let Ok(sent) = sent else {
+            return Written::Stalled;
         };
         if sent.is_err() {
             // Who waits for room learns it now; that the link is down, the pump will say, after the frames that still came.
@@ -460,6 +523,49 @@ async fn write(
     }
     while peer.buffered_amount(engine::Lane::Messaging).await > 0 {
         sleep(Duration::from_millis(1)).await;
+    }
+    Written::All
+}
+
+/// How writing ended.
+enum Written {
+    /// The peer has everything that was accepted.
+    All,
+    /// The peer took nothing for too long.
+    Stalled,
+}
+
+/// The peer took nothing for too long.
+struct Stalled;
+
+/// What to do about a peer that takes nothing: wait, tell, end.
+struct Stall<'a> {
+    refusals: &'a Refusals<'a>,
+    report: Duration,
+    limit: Duration,
+}
+
+impl<'a> Stall<'a> {
+    fn new(refusals: &'a Refusals<'a>, limits: &WebRtcLimits) -> Self {
+        Self {
+            refusals,
+            report: limits.stall_report.min(limits.stall_limit),
+            limit: limits.stall_limit,
+        }
+    }
+
+    async fn bounds<T>(&self, sending: impl Future<Output = T>) -> Result<T, Stalled> {
+        let mut sending = pin!(sending);
+        if let Ok(done) = timeout(self.report, &mut sending).await {
+            return Ok(done);
+        }
+        self.refusals.refuse(
+            "peer-stalled",
+            "the peer has taken nothing for a while; those who send to it wait",
+        );
+        timeout(self.limit - self.report, sending)
+            .await
+            .map_err(|_| Stalled)
     }
 }
 
@@ -503,21 +609,58 @@ async fn write_loose(peer: &Peer, outbound: &Outbound, mut open: watch::Receiver
     }
 }
 
-/// A candidate that finds no server is lost; another attempt will have others.
-async fn hand_out(signals: &SignalSender, peer: &AgentId, candidate: engine::Candidate) {
-    let candidate = IceCandidate {
-        candidate: candidate.candidate,
-        sdp_mid: candidate.sdp_mid,
-        sdp_mline_index: candidate.sdp_m_line_index,
-        username_fragment: candidate.username_fragment,
-    };
-    let sent = signals.send(peer.clone(), Signal::Candidate(candidate));
-    let _ = timeout(SIGNAL_PATIENCE, sent).await;
+/// The way to the peer by the signaling server, and to the owner.
+struct Candidates<'a> {
+    peer_id: &'a AgentId,
+    signals: &'a SignalSender,
+    notices: &'a Notices,
+    reports: Option<(&'a mpsc::Sender<(Attempt, Report)>, Attempt)>,
+}
+
+impl Candidates<'_> {
+    /// A candidate that finds no server is lost; another attempt will have others.
+    async fn hand_out(&self, candidate: engine::Candidate) {
+        let candidate = IceCandidate {
+            candidate: candidate.candidate,
+            sdp_mid: candidate.sdp_mid,
+            sdp_mline_index: candidate.sdp_m_line_index,
+            username_fragment: candidate.username_fragment,
+        };
+        let sent = self
+            .signals
+            .send(self.peer_id.clone(), Signal::Candidate(candidate));
+        if let Ok(Ok(())) = timeout(SIGNAL_PATIENCE, sent).await {
+            self.notices.tell(|| LinkNotice::CandidateSent {
+                peer: self.peer_id.clone(),
+            });
+        }
+    }
+
+    async fn report(&self, report: Report) {
+        if let Some((reports, attempt)) = &self.reports {
+            let _ = reports.send((*attempt, report)).await;
+        }
+    }
+}
+
+/// Keeps what `links` says of the path up to date, for as long as it is polled.
+async fn watch_path(peer: &Peer, peer_id: &AgentId, board: &Board) {
+    loop {
+        sleep(MEASURE).await;
+        measure(peer, peer_id, board).await;
+    }
+}
+
+async fn measure(peer: &Peer, peer_id: &AgentId, board: &Board) {
+    let (path, round_trip) = (peer.path().await, peer.round_trip().await);
+    board.measured(peer_id, path, round_trip);
 }
 
 /// The order that ends the connection, once it is given. An owner that is gone wants nothing more.
 async fn over(orders: &mut watch::Receiver<Order>) -> Order {
-    awaited(orders, |order| matches!(order, Order::Cut(_) | Order::Close))
-        .await
-        .unwrap_or(Order::Cut(DownReason::Local))
+    awaited(orders, |order| {
+        matches!(order, Order::Cut(_) | Order::Close | Order::Rest)
+    })
+    .await
+    .unwrap_or(Order::Cut(DownReason::Local))
 }

@@ -9,28 +9,36 @@ use std::{
 };
 
 use ifmesh_signaling::{AgentInfo, Client, ErrorCode, Event, Signal};
-use ifmesh_transport::{PeerTrust, TransportEvent};
+use ifmesh_transport::{DownReason, LinkNotice, PeerTrust, TransportEvent};
 use ifmsg::AgentId;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{self, JoinSet},
 };
 
 use crate::{
     awaited::awaited,
-    board::count,
+    board::{Wish, count},
     peer::{Common, PeerTask, Presence},
 };
 
 /// Signals of one peer that nobody has looked at yet. A negotiation has one description and about ten candidates.
 const PEER_SIGNALS: usize = 128;
 
+/// Agents that are known to be there without a task of their own, on demand.
+const MAX_KNOWN: usize = 10_000;
+
 pub(crate) struct Hub {
     client: Client,
     common: Arc<Common>,
     peers: BTreeMap<AgentId, PeerHandle>,
+    /// On demand: who is there.
+    known: BTreeMap<AgentId, AgentInfo>,
+    wishes: mpsc::Receiver<Wish>,
     tasks: JoinSet<()>,
     closing: watch::Receiver<bool>,
+    /// The address of the server in use.
+    server: String,
 }
 
 /// A peer's task; dropping this ends it.
@@ -38,16 +46,25 @@ struct PeerHandle {
     presence: watch::Sender<Presence>,
     signals: mpsc::Sender<Signal>,
     idle: Arc<AtomicBool>,
+    task: task::Id,
 }
 
 impl Hub {
-    pub(crate) fn new(client: Client, common: Arc<Common>, closing: watch::Receiver<bool>) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        common: Arc<Common>,
+        wishes: mpsc::Receiver<Wish>,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             client,
             common,
             peers: BTreeMap::new(),
+            known: BTreeMap::new(),
+            wishes,
             tasks: JoinSet::new(),
             closing,
+            server: String::new(),
         }
     }
 
@@ -60,7 +77,12 @@ impl Hub {
             tokio::select! {
                 biased;
                 _ = awaited(&mut closing, |closing| closing) => break,
-                Some(_) = self.tasks.join_next() => {}
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    if let Err(error) = ended {
+                        self.on_fallen(error.id());
+                    }
+                }
+                Some(wish) = self.wishes.recv() => self.on_wish(wish),
                 event = self.client.recv(), if signaling => match event {
                     Some(event) => self.on_event(event),
                     // Refused for good. Links that are up do not need it.
@@ -80,6 +102,10 @@ impl Hub {
         match event {
             Event::Registered { agents, url, .. } => {
                 tracing::info!(url, agents = agents.len(), "signaling connected");
+                self.server.clone_from(&url);
+                self.common
+                    .notices
+                    .tell(|| LinkNotice::SignalingConnected { server: url });
                 self.on_registered(agents);
             }
             Event::Joined(agent) => self.on_present(agent),
@@ -95,6 +121,10 @@ impl Hub {
             }
             Event::Disconnected { reason, retry_in } => {
                 tracing::warn!(%reason, ?retry_in, "signaling disconnected");
+                self.common.notices.tell(|| LinkNotice::SignalingLost {
+                    server: self.server.clone(),
+                    reason: reason.to_string(),
+                });
                 self.nobody_present(&BTreeSet::new());
             }
             Event::Refused(refusal) => {
@@ -115,7 +145,17 @@ impl Hub {
     }
 
     fn on_present(&mut self, agent: AgentInfo) {
-        let Ok(handle) = self.peer(&agent.agent_id) else {
+        let id = agent.agent_id.clone();
+        if self.common.config.mesh.is_on_demand() && self.common.config.keys.trust(&id) != PeerTrust::Refuse {
+            if self.known.len() < MAX_KNOWN || self.known.contains_key(&id) {
+                self.known.insert(id.clone(), agent.clone());
+                self.common.board.set_dormant(&id, true);
+            }
+            if !self.peers.contains_key(&id) {
+                return;
+            }
+        }
+        let Ok(handle) = self.peer(&id) else {
             return;
         };
         handle.presence.send_modify(|presence| {
@@ -126,7 +166,11 @@ impl Hub {
         });
     }
 
-    fn on_absent(&self, id: &AgentId) {
+    fn on_absent(&mut self, id: &AgentId) {
+        if self.known.remove(id).is_some() {
+            self.common.board.set_dormant(id, false);
+            self.common.board.forget(id, self.common.config.limits.max_peers);
+        }
         if let Some(handle) = self.peers.get(id) {
             handle
                 .presence
@@ -134,10 +178,61 @@ impl Hub {
         }
     }
 
+    fn on_wish(&mut self, wish: Wish) {
+        match wish {
+            Wish::Wake(id) => {
+                let Some(agent) = self.known.get(&id).cloned() else {
+                    return;
+                };
+                let Ok(handle) = self.peer(&id) else {
+                    return;
+                };
+                handle.presence.send_modify(|presence| {
+                    presence.present = true;
+                    presence.epoch = agent.epoch;
+                    presence.key = agent.public_key;
+                    presence.wanted += 1;
+                });
+            }
+            Wish::Rest(id) => {
+                if let Some(handle) = self.peers.get(&id) {
+                    handle.presence.send_modify(|presence| presence.unused += 1);
+                }
+            }
+        }
+    }
+
+    /// A peer's task came to a bad end: its connections are gone with it. It starts anew.
+    fn on_fallen(&mut self, task: task::Id) {
+        let fallen = self.peers.iter().find(|(_, handle)| handle.task == task);
+        let Some(id) = fallen.map(|(id, _)| id.clone()) else {
+            return;
+        };
+        tracing::error!(peer = %id, "a peer's task fell; it starts anew");
+        let presence = self
+            .peers
+            .remove(&id)
+            .map(|handle| handle.presence.borrow().clone());
+        if self.common.board.down(&id) {
+            let (events, peer) = (self.common.events.clone(), id.clone());
+            let down = TransportEvent::LinkDown {
+                peer,
+                reason: DownReason::Local,
+            };
+            self.tasks.spawn(async move { events.push(down).await });
+        }
+        self.common.board.connecting(&id, false);
+        if let (Some(presence), Ok(handle)) = (presence, self.peer(&id)) {
+            handle.presence.send_replace(presence);
+        }
+    }
+
     /// Except these.
-    fn nobody_present(&self, except: &BTreeSet<AgentId>) {
-        for id in self.peers.keys().filter(|id| !except.contains(*id)) {
-            self.on_absent(id);
+    fn nobody_present(&mut self, except: &BTreeSet<AgentId>) {
+        let there = self.peers.keys().chain(self.known.keys());
+        let gone: BTreeSet<AgentId> = there.filter(|id| !except.contains(*id)).cloned().collect();
+        for id in gone {
+            self.on_absent(&id);
         }
     }
 
@@ -168,9 +263,10 @@ impl Hub {
         }
         if !self.peers.contains_key(id) {
             if self.peers.len() >= self.common.config.limits.max_peers {
+                let on_demand = self.common.config.mesh.is_on_demand();
                 let idle = |handle: &PeerHandle| {
                     handle.idle.load(Ordering::Relaxed)
-                        && !handle.presence.borrow().present
+                        && (on_demand || !handle.presence.borrow().present)
                         && handle.signals.capacity() == PEER_SIGNALS
                 };
                 let evicted = self.peers.iter().find(|(_, handle)| idle(handle));
@@ -184,7 +280,7 @@ impl Hub {
             let (presence, present) = watch::channel(Presence::default());
             let (signals, signalled) = mpsc::channel(PEER_SIGNALS);
             let idle = Arc::new(AtomicBool::new(false));
-            self.tasks.spawn(PeerTask::run(
+            let task = self.tasks.spawn(PeerTask::run(
                 id.clone(),
                 Arc::clone(&self.common),
                 present,
@@ -196,6 +292,7 @@ impl Hub {
                 presence,
                 signals,
                 idle,
+                task: task.id(),
             };
             self.peers.insert(id.clone(), handle);
         }

@@ -58,9 +58,12 @@ mod connection;
 #[allow(dead_code)]
 mod engine;
 mod error;
+#[cfg(test)]
+mod healing_tests;
 mod hello;
 mod hub;
 mod negotiation;
+mod notices;
 mod pacing;
 mod peer;
 mod random;
@@ -68,7 +71,7 @@ mod random;
 mod tests;
 mod transport;
 
-pub use config::{IceServer, WebRtcConfig, WebRtcLimits};
+pub use config::{IceServer, MeshMode, WebRtcConfig, WebRtcLimits};
 pub use error::StartError;
 pub use ifmesh_transport::{PeerKeys, PeerTrust};
 pub use transport::{WebRtcMetrics, WebRtcTransport};

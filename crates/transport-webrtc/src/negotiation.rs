@@ -10,12 +10,18 @@
 //! 3. **One link.** A connection becomes the link when its hello has verified; the link before it ends first. So an offer
 //!    that a server repeats, or that nobody stands behind, harms no link.
 //! 4. A description that verifies with a **higher epoch** ends the link to the earlier life at once.
-//! 5. A failed attempt, or a link that ended, is followed by another attempt after a random time whose bound doubles, for as
+//! 5. A failed attempt, or a link that ended, is followed by another attempt after a time that doubles, with jitter, for as
 //!    long as the signaling server says that the peer is there.
 //! 6. What the *server* says about a peer (present, epoch) starts attempts and ends nothing but an unanswered offer.
+//! 7. When a link falls **silent**, the agent with the larger id, and only that one, restarts its ICE: an offer with the
+//!    link's own session. What is on its way over the link is kept. If nothing comes of it, the link ends by its own clocks,
+//!    and rule 5 follows.
+//! 8. **On demand** an attempt is made only for somebody who wants to send, by either side and at once. Offers are answered
+//!    as ever.
 
 use std::{collections::VecDeque, time::Duration};
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use ifmesh_signaling::Sha256Digest;
 use tokio::time::Instant;
 
@@ -39,6 +45,18 @@ pub(crate) enum Input {
     Verified { attempt: Attempt },
     /// The connection could not be made, or is over.
     Ended { attempt: Attempt },
+    /// Nothing was heard over this link for a while.
+    Silent { attempt: Attempt },
+    /// The link is heard again.
+    Heard { attempt: Attempt },
+    /// An offer that verified and has the session of this link.
+    RestartOffer { attempt: Attempt, digest: Sha256Digest },
+    /// The answer to our restart was taken, or the restart came to nothing.
+    Restarted { attempt: Attempt },
+    /// Somebody wants to send to the peer.
+    Wanted,
+    /// The link is no longer used.
+    Unused,
     /// The deadline came.
     Tick,
 }
@@ -56,6 +74,12 @@ pub(crate) enum Action {
     Replace { attempt: Attempt },
     /// This connection is the link now.
     Adopt { attempt: Attempt },
+    /// Restart the ICE of the link, and send an offer.
+    Restart { attempt: Attempt },
+    /// Restart the ICE of the link as the offer that just went in says, and send the answer.
+    AnswerRestart { attempt: Attempt },
+    /// Close the link in good order. `Ended` must follow.
+    Rest { attempt: Attempt },
     /// The offer that just went in is not taken.
     Refuse(RefusedOffer),
 }
@@ -67,11 +91,15 @@ pub(crate) enum RefusedOffer {
     Replayed,
     /// More than a peer in good order makes.
     TooMany,
+    /// It would restart a link whose restarts are the other side's to make.
+    OutOfTurn,
 }
 
 /// Offers that each side may make at once, and after which time it may make one more.
 const OFFER_BURST: u32 = 8;
 const OFFER_INTERVAL: Duration = Duration::from_millis(500);
+/// How long somebody wants to send, unless they say so again.
+const WANTED_FOR: Duration = Duration::from_secs(30);
 /// Offers that are remembered. At most `OFFER_BURST` plus two a second are taken, for the 60 s that a statement can be valid.
 const REMEMBERED_OFFERS: usize = 128;
 
@@ -81,6 +109,9 @@ pub(crate) struct Negotiation {
     limits: WebRtcLimits,
     /// Ours is the larger id.
     first: bool,
+    on_demand: bool,
+    /// On demand: until when.
+    wanted: Option<Instant>,
     /// As the server says.
     present: bool,
     /// The epoch that the server says, as long as it has not led to nothing.
@@ -102,6 +133,8 @@ struct Link {
     epoch: u64,
     since: Instant,
     replaced: bool,
+    silent: bool,
+    restarting: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -128,10 +161,12 @@ struct Allowance {
 }
 
 impl Negotiation {
-    pub(crate) fn new(first: bool, limits: WebRtcLimits) -> Self {
+    pub(crate) fn new(first: bool, on_demand: bool, limits: WebRtcLimits) -> Self {
         Self {
             limits,
             first,
+            on_demand,
+            wanted: None,
             present: false,
             claimed: None,
             link: None,
@@ -155,6 +190,22 @@ impl Negotiation {
             Input::Answered { attempt, epoch } => self.on_answered(attempt, epoch, &mut actions),
             Input::Verified { attempt } => self.on_verified(attempt, now, &mut actions),
             Input::Ended { attempt } => self.on_ended(attempt, now, dice, &mut actions),
+            Input::Silent { attempt } => self.on_silent(attempt, now, &mut actions),
+            Input::Heard { attempt } => {
+                if let Some(link) = self.link_of(attempt) {
+                    link.silent = false;
+                }
+            }
+            Input::RestartOffer { attempt, digest } => {
+                self.on_restart_offer(attempt, digest, now, &mut actions);
+            }
+            Input::Restarted { attempt } => {
+                if let Some(link) = self.link_of(attempt) {
+                    link.restarting = false;
+                }
+            }
+            Input::Wanted => self.on_wanted(now, dice, &mut actions),
+            Input::Unused => self.on_unused(&mut actions),
             Input::Tick => self.on_tick(now, &mut actions),
         }
         actions
@@ -179,6 +230,21 @@ impl Negotiation {
             .map(|pending| pending.attempt)
     }
 
+    /// Whether the peer is there, as it was last told.
+    pub(crate) fn is_present(&self) -> bool {
+        self.present
+    }
+
+    /// The link.
+    pub(crate) fn link(&self) -> Option<Attempt> {
+        self.link.map(|link| link.attempt)
+    }
+
+    /// The link whose restart waits for its answer.
+    pub(crate) fn restarting(&self) -> Option<Attempt> {
+        self.link.filter(|link| link.restarting).map(|link| link.attempt)
+    }
+
     /// Whether a connection is being made.
     pub(crate) fn is_connecting(&self) -> bool {
         self.pending.is_some() || self.offer_at.is_some()
@@ -186,7 +252,10 @@ impl Negotiation {
 
     /// Whether there is nothing to do and nothing to wait for.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.present && self.link.is_none() && self.pending.is_none()
+        (!self.present || self.on_demand)
+            && self.offer_at.is_none()
+            && self.link.is_none()
+            && self.pending.is_none()
     }
 
     fn on_present(&mut self, epoch: Option<u64>, now: Instant, dice: u64, actions: &mut Vec<Action>) {
@@ -202,9 +271,76 @@ impl Negotiation {
             });
             self.pending = None;
         }
-        if self.pending.is_none() && self.wants_link() {
+        if self.pending.is_none() && self.wants_link(now) {
             self.offer_at = Some(now + self.wait(dice));
             self.on_tick(now, actions);
+        }
+        self.restart(now, actions);
+    }
+
+    fn on_silent(&mut self, attempt: Attempt, now: Instant, actions: &mut Vec<Action>) {
+        if let Some(link) = self.link_of(attempt) {
+            link.silent = true;
+            self.restart(now, actions);
+        }
+    }
+
+    /// Rule 7.
+    fn restart(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if !self.first || !self.present || self.pending.is_some() {
+            return;
+        }
+        if let Some(link) = &mut self.link
+            && link.silent
+            && !link.replaced
+            && !link.restarting
+            && self.ours.take(now)
+        {
+            link.restarting = true;
+            actions.push(Action::Restart {
+                attempt: link.attempt,
+            });
+        }
+    }
+
+    fn on_restart_offer(
+        &mut self,
+        attempt: Attempt,
+        digest: Sha256Digest,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Err(refused) = self.take_offer(digest, now) {
+            return actions.push(Action::Refuse(refused));
+        }
+        // By rule 7 only the larger id restarts, so there is no glare.
+        if self.first {
+            return actions.push(Action::Refuse(RefusedOffer::OutOfTurn));
+        }
+        if self.link_of(attempt).is_some() {
+            actions.push(Action::AnswerRestart { attempt });
+        }
+    }
+
+    fn on_wanted(&mut self, now: Instant, dice: u64, actions: &mut Vec<Action>) {
+        self.wanted = Some(now + WANTED_FOR);
+        if self.link.is_none() && self.pending.is_none() && self.offer_at.is_none() && self.wants_link(now) {
+            self.offer_at = Some(now + self.wait(dice));
+            self.on_tick(now, actions);
+        }
+    }
+
+    fn on_unused(&mut self, actions: &mut Vec<Action>) {
+        self.wanted = None;
+        if let Some(link) = &mut self.link
+            && self.on_demand
+            && !link.replaced
+            && self.pending.is_none()
+        {
+            link.replaced = true;
+            actions.push(Action::Rest {
+                attempt: link.attempt,
+            });
         }
     }
 
@@ -219,17 +355,9 @@ impl Negotiation {
     }
 
     fn on_offer(&mut self, digest: Sha256Digest, epoch: u64, now: Instant, actions: &mut Vec<Action>) {
-        if self.remembered.contains(&digest) {
-            return actions.push(Action::Refuse(RefusedOffer::Replayed));
+        if let Err(refused) = self.take_offer(digest, now) {
+            return actions.push(Action::Refuse(refused));
         }
-        if !self.theirs.take(now) {
-            return actions.push(Action::Refuse(RefusedOffer::TooMany));
-        }
-        if self.remembered.len() == REMEMBERED_OFFERS {
-            self.remembered.pop_front();
-        }
-        self.remembered.push_back(digest);
-
         self.replace_earlier_life(epoch, actions);
         if let Some(pending) = self.pending {
             if let Stage::Offered { to } = pending.stage {
@@ -245,6 +373,20 @@ impl Negotiation {
         }
         let attempt = self.begin(Stage::Described { epoch }, now);
         actions.push(Action::Answer { attempt });
+    }
+
+    fn take_offer(&mut self, digest: Sha256Digest, now: Instant) -> Result<(), RefusedOffer> {
+        if self.remembered.contains(&digest) {
+            return Err(RefusedOffer::Replayed);
+        }
+        if !self.theirs.take(now) {
+            return Err(RefusedOffer::TooMany);
+        }
+        if self.remembered.len() == REMEMBERED_OFFERS {
+            self.remembered.pop_front();
+        }
+        self.remembered.push_back(digest);
+        Ok(())
     }
 
     fn on_answered(&mut self, attempt: Attempt, epoch: u64, actions: &mut Vec<Action>) {
@@ -308,7 +450,7 @@ impl Negotiation {
         } else {
             return;
         }
-        if self.pending.is_none() && self.wants_link() {
+        if self.pending.is_none() && self.wants_link(now) {
             let backoff = self.backoff(dice);
             self.failures = self.failures.saturating_add(1);
             let wait = if self.first {
@@ -323,7 +465,7 @@ impl Negotiation {
     fn on_tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if self.offer_at.is_some_and(|at| at <= now) {
             self.offer_at = None;
-            if self.pending.is_some() || !self.wants_link() {
+            if self.pending.is_some() || !self.wants_link(now) {
                 return;
             }
             if !self.ours.take(now) {
@@ -333,6 +475,12 @@ impl Negotiation {
             let attempt = self.begin(Stage::Offered { to: self.claimed }, now);
             actions.push(Action::Offer { attempt });
         }
+    }
+
+    fn link_of(&mut self, attempt: Attempt) -> Option<&mut Link> {
+        self.link
+            .as_mut()
+            .filter(|link| link.attempt == attempt && !link.replaced)
     }
 
     fn begin(&mut self, stage: Stage, now: Instant) -> Attempt {
@@ -363,7 +511,10 @@ impl Negotiation {
                 epoch,
                 since: now,
                 replaced: false,
+                silent: false,
+                restarting: false,
             });
+            self.wanted = None;
             actions.push(Action::Adopt { attempt });
         }
     }
@@ -381,8 +532,11 @@ impl Negotiation {
     }
 
     /// Whether the peer is there without a link to it, or, if the server can be believed, in a later life than the link's.
-    fn wants_link(&self) -> bool {
+    fn wants_link(&self, now: Instant) -> bool {
+        let in_use = self.link.is_some_and(|link| !link.replaced);
+        let wanted = !self.on_demand || in_use || self.wanted.is_some_and(|until| now < until);
         self.present
+            && wanted
             && self
                 .link
                 .is_none_or(|link| link.replaced || self.claimed > Some(link.epoch))
@@ -390,21 +544,24 @@ impl Negotiation {
 
     /// How long to leave the first offer to the other side.
     fn wait(&self, dice: u64) -> Duration {
-        if self.first {
+        if self.first || self.on_demand {
             Duration::ZERO
         } else {
             self.limits.offer_wait + spread(self.limits.offer_wait / 4, dice)
         }
     }
 
-    /// Exponential with full jitter.
+    /// Exponential, with as much again of jitter.
     fn backoff(&self, dice: u64) -> Duration {
-        let ceiling = self
-            .limits
-            .backoff_min
-            .saturating_mul(2u32.saturating_pow(self.failures))
-            .min(self.limits.backoff_max);
-        spread(ceiling, dice.rotate_left(32))
+        ExponentialBuilder::new()
+            .with_min_delay(self.limits.backoff_min)
+            .with_max_delay(self.limits.backoff_max)
+            .without_max_times()
+            .with_jitter()
+            .with_jitter_seed(dice)
+            .build()
+            .nth(self.failures.min(64) as usize)
+            .unwrap_or(self.limits.backoff_max)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The task that owns everything about one peer: feeds the negotiation and does what it says.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -14,23 +14,24 @@ use ifmesh_signaling::{
     IceCandidate, Role, SessionId, Sha256Digest, Signal, SignalSender, SignedDescription,
     VerifiedDescription, sign_description, verify_description,
 };
-use ifmesh_transport::{Clock, DownReason, PeerTrust, TransportEvent};
+use ifmesh_transport::{Clock, DownReason, LinkNotice, PeerTrust, TransportEvent};
 use ifmsg::{AgentId, PublicKey};
 use rand_core::Rng as _;
 use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::{self, JoinError, JoinSet},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use crate::{
     awaited::awaited,
-    board::{Board, Events, count},
-    config::WebRtcConfig,
+    board::{Board, Events, Wish, count},
+    config::{MeshMode, WebRtcConfig},
     connection::{Connection, Order, Report},
     engine::{self, Candidate, EngineConfig, MAX_CANDIDATES},
     hello::Facts,
     negotiation::{Action, Attempt, Input, Negotiation, RefusedOffer},
+    notices::Notices,
     random::SharedRandom,
 };
 
@@ -38,6 +39,8 @@ use crate::{
 const SIGNAL_PATIENCE: Duration = Duration::from_secs(5);
 /// What the engine reports and nobody has looked at yet, for each connection: frames of up to 256 KiB.
 const HAPPENINGS: usize = 16;
+/// How often trust and use are looked at.
+const REVIEW: Duration = Duration::from_secs(1);
 /// Refusals that are reported at once, and after which time one more is; all are counted.
 const REPORT_BURST: u32 = 8;
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,6 +54,10 @@ pub(crate) struct Common {
     pub(crate) signals: SignalSender,
     pub(crate) events: Events,
     pub(crate) board: Arc<Board>,
+    pub(crate) notices: Notices,
+    /// Set-ups that may be under way at once, begun by us and by others.
+    pub(crate) offers: Arc<Semaphore>,
+    pub(crate) answers: Arc<Semaphore>,
 }
 
 /// What the signaling server says of a peer. Each change is looked at, the last one always.
@@ -61,6 +68,10 @@ pub(crate) struct Presence {
     pub(crate) present: bool,
     pub(crate) epoch: Option<u64>,
     pub(crate) key: Option<PublicKey>,
+    /// Counts how often somebody wanted a link.
+    pub(crate) wanted: u64,
+    /// Counts how often the link was to make room for others.
+    pub(crate) unused: u64,
 }
 
 /// Everything about one peer.
@@ -70,6 +81,9 @@ pub(crate) struct PeerTask {
     negotiation: Negotiation,
     connections: BTreeMap<Attempt, Handle>,
     tasks: JoinSet<()>,
+    running: HashMap<task::Id, Attempt>,
+    closing: watch::Receiver<bool>,
+    presence: Presence,
     reports: mpsc::Sender<(Attempt, Report)>,
     /// The offer that is being answered.
     offer: Option<Offer>,
@@ -91,6 +105,16 @@ struct Handle {
     remote_ufrag: Option<String>,
     /// Candidates that came before that.
     early: Vec<IceCandidate>,
+    /// The digest of the offer by which we restart it.
+    restart: Option<Sha256Digest>,
+    /// Until it is set up.
+    _setup: Option<OwnedSemaphorePermit>,
+}
+
+impl Handle {
+    fn is_cut(&self) -> bool {
+        matches!(*self.orders.borrow(), Order::Cut(_) | Order::Close)
+    }
 }
 
 /// An offer that verified.
@@ -111,13 +135,17 @@ impl PeerTask {
         mut closing: watch::Receiver<bool>,
     ) {
         let first = common.config.agent > id;
+        let on_demand = common.config.mesh.is_on_demand();
         let (reports, mut reported) = mpsc::channel(16);
         let mut task = Self {
-            negotiation: Negotiation::new(first, common.config.limits),
+            negotiation: Negotiation::new(first, on_demand, common.config.limits),
             id,
             common,
             connections: BTreeMap::new(),
             tasks: JoinSet::new(),
+            running: HashMap::new(),
+            closing: closing.clone(),
+            presence: Presence::default(),
             reports,
             offer: None,
             claimed_key: None,
@@ -125,13 +153,15 @@ impl PeerTask {
             reports_since: None,
         };
         presence.mark_changed();
+        let mut review = interval(REVIEW);
+        review.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = task.negotiation.deadline();
             tokio::select! {
                 biased;
                 _ = awaited(&mut closing, |closing| closing) => break,
                 Some((attempt, report)) = reported.recv() => task.on_report(attempt, report).await,
-                Some(_) = task.tasks.join_next() => {}
+                Some(ended) = task.tasks.join_next_with_id() => task.on_task_ended(ended).await,
                 changed = presence.changed() => {
                     if changed.is_err() {
                         break;
@@ -143,6 +173,7 @@ impl PeerTask {
                     task.put_in(Input::Tick).await;
                 }
                 Some(signal) = signals.recv() => task.on_signal(signal).await,
+                _ = review.tick() => task.review().await,
             }
             task.common
                 .board
@@ -176,24 +207,118 @@ impl PeerTask {
         if presence.key.is_some() {
             self.claimed_key = presence.key;
         }
-        let input = if presence.present && self.key().is_some() {
+        let former = std::mem::replace(&mut self.presence, presence);
+        let changed = |of: fn(&Presence) -> (u64, bool, Option<u64>)| of(&former) != of(&self.presence);
+        if changed(|presence| (presence.registration, presence.present, presence.epoch)) {
+            self.put_in(self.presence_input()).await;
+        }
+        if former.wanted != self.presence.wanted {
+            self.put_in(Input::Wanted).await;
+        }
+        if former.unused != self.presence.unused {
+            self.put_in(Input::Unused).await;
+        }
+    }
+
+    fn presence_input(&self) -> Input {
+        if self.presence.present && self.key().is_some() {
             Input::Present {
-                epoch: presence.epoch,
+                epoch: self.presence.epoch,
             }
         } else {
             Input::Absent
+        }
+    }
+
+    /// What no event tells: that trust has changed, and that a link is not used.
+    async fn review(&mut self) {
+        let trusted = match self.common.config.keys.trust(&self.id) {
+            PeerTrust::Refuse => Some(None),
+            PeerTrust::Key(key) => Some(Some(key)),
+            // The server's word begins links and ends none.
+            PeerTrust::AcceptClaimed => None,
         };
-        self.put_in(input).await;
+        if let Some(trusted) = trusted {
+            let withdrawn =
+                |handle: &Handle| handle.facts.get().is_some_and(|facts| Some(facts.key) != trusted);
+            let cut: Vec<Attempt> = self
+                .connections
+                .iter()
+                .filter(|(_, handle)| withdrawn(handle) && !handle.is_cut())
+                .map(|(attempt, _)| *attempt)
+                .collect();
+            if !cut.is_empty() {
+                self.refuse(
+                    "trust-withdrawn",
+                    "the key that this link was made with is no longer trusted",
+                );
+            }
+            for attempt in cut {
+                self.cut(attempt, DownReason::Untrusted);
+            }
+            let is_here = self.negotiation.is_present();
+            if is_here != (self.presence.present && trusted.is_some()) {
+                self.put_in(self.presence_input()).await;
+            }
+        }
+        if let MeshMode::OnDemand { idle, .. } = self.common.config.mesh
+            && self.negotiation.link().is_some()
+            && self
+                .common
+                .board
+                .unused_for(&self.id)
+                .is_some_and(|unused| unused >= idle)
+        {
+            self.put_in(Input::Unused).await;
+        }
     }
 
     async fn on_report(&mut self, attempt: Attempt, report: Report) {
         match report {
-            Report::Verified => self.put_in(Input::Verified { attempt }).await,
+            Report::Verified => {
+                if let Some(handle) = self.connections.get_mut(&attempt) {
+                    handle._setup = None;
+                }
+                self.put_in(Input::Verified { attempt }).await;
+            }
+            Report::Up => {
+                if let MeshMode::OnDemand { max_connections, .. } = self.common.config.mesh {
+                    for peer in self.common.board.superfluous(max_connections, &self.id) {
+                        self.common.board.wish(Wish::Rest(peer));
+                    }
+                }
+            }
+            Report::Silent => self.put_in(Input::Silent { attempt }).await,
+            Report::Heard => self.put_in(Input::Heard { attempt }).await,
             Report::Ended => {
                 self.connections.remove(&attempt);
                 self.put_in(Input::Ended { attempt }).await;
             }
         }
+    }
+
+    /// A connection's task ended: after its last report, or in a panic.
+    async fn on_task_ended(&mut self, ended: Result<(task::Id, ()), JoinError>) {
+        let id = match &ended {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        let Some(attempt) = self.running.remove(&id) else {
+            return;
+        };
+        if ended.is_ok() {
+            return;
+        }
+        tracing::error!(peer = %self.id, attempt, "a connection's task fell");
+        if self.negotiation.link() == Some(attempt) && self.common.board.down(&self.id) {
+            let down = TransportEvent::LinkDown {
+                peer: self.id.clone(),
+                reason: DownReason::Local,
+            };
+            self.common.events.push(down).await;
+        }
+        self.connections.remove(&attempt);
+        self.put_in(Input::Ended { attempt }).await;
     }
 
     async fn on_signal(&mut self, signal: Signal) {
@@ -209,7 +334,24 @@ impl PeerTask {
         let Some((verified, key)) = self.verify(&sdp, statement.as_deref(), Role::Offer, None) else {
             return;
         };
+        let link = self.negotiation.link();
+        let restarts = link.filter(|attempt| {
+            let handle = self.connections.get(attempt);
+            handle.is_some_and(|handle| {
+                handle.session == verified.session
+                    && handle
+                        .facts
+                        .get()
+                        .is_some_and(|facts| facts.peer_epoch == verified.epoch && facts.key == key)
+            })
+        });
         self.offer = Some(Offer { sdp, verified, key });
+        if let Some(attempt) = restarts {
+            let digest = verified.digest;
+            self.put_in(Input::RestartOffer { attempt, digest }).await;
+            self.offer = None;
+            return;
+        }
         self.put_in(Input::Offer {
             digest: verified.digest,
             epoch: verified.epoch,
@@ -219,6 +361,9 @@ impl PeerTask {
     }
 
     async fn on_answer(&mut self, sdp: &str, statement: Option<&SignedDescription>) {
+        if let Some(attempt) = self.negotiation.restarting() {
+            return self.on_restart_answer(attempt, sdp, statement).await;
+        }
         let offered = self.negotiation.offered();
         let handle = offered.and_then(|attempt| Some((attempt, self.connections.get(&attempt)?)));
         let Some((attempt, session, digest)) =
@@ -252,6 +397,39 @@ impl PeerTask {
             self.cut(attempt, DownReason::Misbehaved);
             return self.put_in(Input::Ended { attempt }).await;
         }
+        for candidate in early {
+            self.on_candidate(candidate).await;
+        }
+    }
+
+    async fn on_restart_answer(
+        &mut self,
+        attempt: Attempt,
+        sdp: &str,
+        statement: Option<&SignedDescription>,
+    ) {
+        let handle = self.connections.get(&attempt);
+        let Some((session, digest)) = handle.and_then(|handle| Some((handle.session, handle.restart?)))
+        else {
+            return;
+        };
+        let role = Role::Answer { to: digest };
+        if self.verify(sdp, statement, role, Some(session)).is_none() {
+            return;
+        }
+        let Some(handle) = self.connections.get_mut(&attempt) else {
+            return;
+        };
+        handle.restart = None;
+        let ufrag = ifmesh_signaling::sdp_identity(sdp).map(|(_, ufrag)| ufrag.to_owned());
+        handle.remote_ufrag = ufrag.ok();
+        let early = std::mem::take(&mut handle.early);
+        let peer = Arc::clone(&handle.peer);
+        if let Err(error) = peer.accept_restart(sdp).await {
+            self.refuse("description-refused", &error.to_string());
+            return self.cut(attempt, DownReason::Network);
+        }
+        self.put_in(Input::Restarted { attempt }).await;
         for candidate in early {
             self.on_candidate(candidate).await;
         }
@@ -314,6 +492,20 @@ impl PeerTask {
                             handle.orders.send_replace(Order::Adopt);
                         }
                     }
+                    Action::Restart { attempt } => {
+                        if !self.restart(attempt).await {
+                            inputs.push(Input::Restarted { attempt });
+                        }
+                    }
+                    Action::AnswerRestart { attempt } => self.answer_restart(attempt).await,
+                    Action::Rest { attempt } => {
+                        if let Some(handle) = self.connections.get(&attempt) {
+                            handle.orders.send_replace(Order::Rest);
+                        }
+                    }
+                    Action::Refuse(RefusedOffer::OutOfTurn) => {
+                        self.refuse("restart-out-of-turn", "restarts of this link are ours to make");
+                    }
                     Action::Refuse(RefusedOffer::Replayed) => {
                         self.refuse("replayed-offer", "this very offer came before");
                     }
@@ -330,6 +522,9 @@ impl PeerTask {
 
     /// Makes a connection and offers it. `false`: nothing came of it.
     async fn offer(&mut self, attempt: Attempt) -> bool {
+        let Some(setup) = self.setup(Arc::clone(&self.common.offers)).await else {
+            return false;
+        };
         let (to_us, happenings) = mpsc::channel(HAPPENINGS);
         let (peer, description) = match engine::Peer::offer(&self.common.engine, to_us).await {
             Ok(made) => made,
@@ -343,6 +538,10 @@ impl PeerTask {
             return false;
         };
         let digest = statement.digest();
+        self.notice(LinkNotice::OfferCreated {
+            peer: self.id.clone(),
+            sdp_hash: sdp_hash(&description.sdp),
+        });
         let offer = Signal::Offer {
             sdp: description.sdp,
             statement: Some(Box::new(statement)),
@@ -351,13 +550,112 @@ impl PeerTask {
             return false;
         }
         count(&self.common.board.counters.offers_sent);
-        self.start(attempt, peer, happenings, session, Some(digest), None, None);
+        self.start(
+            attempt,
+            peer,
+            happenings,
+            session,
+            Some(digest),
+            None,
+            None,
+            setup,
+        );
         true
+    }
+
+    /// Looks for another path for the link. `false`: nothing came of it.
+    async fn restart(&mut self, attempt: Attempt) -> bool {
+        let Some(handle) = self.connections.get_mut(&attempt) else {
+            return false;
+        };
+        tracing::debug!(peer = %self.id, attempt, "the link is silent; looking for another path");
+        // The peer's candidates are of the former path until its answer comes.
+        handle.remote_ufrag = None;
+        handle.early.clear();
+        let (peer, session) = (Arc::clone(&handle.peer), handle.session);
+        let description = match peer.restart().await {
+            Ok(description) => description,
+            Err(error) => {
+                tracing::warn!(peer = %self.id, %error, "the link cannot look for another path");
+                return false;
+            }
+        };
+        let Some(statement) = self.sign(Role::Offer, session, &description.sdp) else {
+            return false;
+        };
+        if let Some(handle) = self.connections.get_mut(&attempt) {
+            handle.restart = Some(statement.digest());
+        }
+        let sdp_hash = sdp_hash(&description.sdp);
+        let offer = Signal::Offer {
+            sdp: description.sdp,
+            statement: Some(Box::new(statement)),
+        };
+        self.notice(LinkNotice::OfferCreated {
+            peer: self.id.clone(),
+            sdp_hash,
+        });
+        if !self.send(offer).await {
+            return false;
+        }
+        count(&self.common.board.counters.offers_sent);
+        count(&self.common.board.counters.restarts);
+        true
+    }
+
+    /// Follows the peer's restart of the link.
+    async fn answer_restart(&mut self, attempt: Attempt) {
+        let (Some(Offer { sdp, verified, .. }), Some(handle)) =
+            (self.offer.take(), self.connections.get_mut(&attempt))
+        else {
+            return;
+        };
+        let ufrag = ifmesh_signaling::sdp_identity(&sdp).map(|(_, ufrag)| ufrag.to_owned());
+        handle.remote_ufrag = ufrag.ok();
+        let peer = Arc::clone(&handle.peer);
+        let description = match peer.follow_restart(&sdp).await {
+            Ok(description) => description,
+            Err(error) => return self.refuse("description-refused", &error.to_string()),
+        };
+        let role = Role::Answer { to: verified.digest };
+        let Some(statement) = self.sign(role, verified.session, &description.sdp) else {
+            return;
+        };
+        self.notice(LinkNotice::AnswerCreated {
+            peer: self.id.clone(),
+            sdp_hash: sdp_hash(&description.sdp),
+        });
+        let answer = Signal::Answer {
+            sdp: description.sdp,
+            statement: Some(Box::new(statement)),
+        };
+        if self.send(answer).await {
+            count(&self.common.board.counters.answers_sent);
+        }
+    }
+
+    /// A place among the set-ups that are under way; hundreds at once would all be late.
+    async fn setup(&mut self, setups: Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        let patience = self.common.config.limits.handshake_timeout;
+        let mut closing = self.closing.clone();
+        tokio::select! {
+            biased;
+            permit = setups.acquire_owned() => permit.ok(),
+            () = sleep(patience) => None,
+            _ = awaited(&mut closing, |closing| closing) => None,
+        }
+    }
+
+    fn notice(&self, notice: LinkNotice) {
+        self.common.notices.tell(|| notice);
     }
 
     /// Makes a connection for the offer that came, and answers. `false`: nothing came of it.
     async fn answer(&mut self, attempt: Attempt) -> bool {
         let Some(Offer { sdp, verified, key }) = self.offer.take() else {
+            return false;
+        };
+        let Some(setup) = self.setup(Arc::clone(&self.common.answers)).await else {
             return false;
         };
         let (to_us, happenings) = mpsc::channel(HAPPENINGS);
@@ -377,6 +675,10 @@ impl PeerTask {
             return false;
         };
         let facts = facts(&self.common.config, &self.id, &peer, &verified, key);
+        self.notice(LinkNotice::AnswerCreated {
+            peer: self.id.clone(),
+            sdp_hash: sdp_hash(&description.sdp),
+        });
         let answer = Signal::Answer {
             sdp: description.sdp,
             statement: Some(Box::new(statement)),
@@ -394,6 +696,7 @@ impl PeerTask {
             None,
             Some(facts),
             ufrag.ok(),
+            setup,
         );
         true
     }
@@ -408,6 +711,7 @@ impl PeerTask {
         offer: Option<Sha256Digest>,
         facts: Option<Facts>,
         remote_ufrag: Option<String>,
+        setup: OwnedSemaphorePermit,
     ) {
         let peer = Arc::new(peer);
         let facts = Arc::new(facts.map_or_else(OnceLock::new, OnceLock::from));
@@ -425,8 +729,10 @@ impl PeerTask {
             signals: self.common.signals.clone(),
             events: self.common.events.clone(),
             board: Arc::clone(&self.common.board),
+            notices: self.common.notices.clone(),
         };
-        self.tasks.spawn(connection.run());
+        let task = self.tasks.spawn(connection.run());
+        self.running.insert(task.id(), attempt);
         let handle = Handle {
             peer,
             orders,
@@ -435,6 +741,8 @@ impl PeerTask {
             offer,
             remote_ufrag,
             early: Vec::new(),
+            restart: None,
+            _setup: Some(setup),
         };
         self.connections.insert(attempt, handle);
     }
@@ -533,6 +841,10 @@ impl PeerTask {
             detail: detail.to_owned(),
         });
     }
+}
+
+fn sdp_hash(sdp: &str) -> [u8; 32] {
+    *Sha256Digest::of(sdp.as_bytes()).as_bytes()
 }
 
 fn facts(

@@ -4,28 +4,30 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use ifmesh_signaling::{Client, ClientConfig, Event};
 use ifmesh_transport::{
-    Capabilities, Clock, CloseError, Closed, Envelope, IfTransport, Lane, LinkStatus, SendError,
+    Capabilities, Clock, CloseError, Closed, Envelope, IfTransport, Lane, LinkNotice, LinkStatus, SendError,
     TransportEvent,
 };
 use ifmsg::{AgentId, Destination};
 use rand_core::CryptoRng;
 use tokio::{
-    sync::{Mutex, mpsc, watch},
+    sync::{Mutex, Semaphore, mpsc, watch},
     task::JoinHandle,
     time::timeout,
 };
 
 use crate::{
     awaited::awaited,
-    board::{Board, Events, Queued},
+    board::{Board, Events, Outbound, Queued, Wish},
     config::{MAX_FRAME, WebRtcConfig},
     error::StartError,
     hub::Hub,
+    notices::Notices,
     peer::Common,
     random::SharedRandom,
 };
@@ -39,6 +41,8 @@ use crate::{
 /// Ends with [`close`](IfTransport::close), or when dropped: then without flushing.
 pub struct WebRtcTransport {
     agent: AgentId,
+    on_demand: bool,
+    link_patience: Duration,
     board: Arc<Board>,
     events: Mutex<mpsc::Receiver<Queued>>,
     closing: watch::Sender<bool>,
@@ -55,6 +59,8 @@ pub struct WebRtcMetrics {
     pub offers_sent: u64,
     /// Answers that did.
     pub answers_sent: u64,
+    /// Links that fell silent and for which this side looked for another path.
+    pub restarts: u64,
     /// Links that came up.
     pub links_up: u64,
     /// Descriptions, hellos and peers that were refused; each is an event as well, as far as there is room for it.
@@ -91,7 +97,7 @@ impl WebRtcTransport {
         let registered = async {
             loop {
                 match client.recv().await {
-                    Some(Event::Registered { agents, .. }) => break Ok(agents),
+                    Some(Event::Registered { agents, url, .. }) => break Ok((agents, url)),
                     Some(Event::Disconnected { reason, .. }) => last = Some(reason),
                     Some(Event::Refused(refusal)) => break Err(StartError::Refused(refusal)),
                     Some(_) => {}
@@ -100,14 +106,22 @@ impl WebRtcTransport {
             }
         };
         let registered = timeout(config.limits.start_timeout, registered).await;
-        let agents = registered.unwrap_or(Err(StartError::Unreachable { last }))?;
+        let (agents, server) = registered.unwrap_or(Err(StartError::Unreachable { last }))?;
 
-        let board = Arc::<Board>::default();
+        let notices = Notices(config.observer.clone());
+        notices.tell(|| LinkNotice::SignalingConnected { server });
+        let (board, wishes) = Board::new(Arc::clone(&clock));
         let (events, received) = Events::new(config.limits.event_bytes);
         let agent = config.agent.clone();
+        let limits = config.limits;
+        let on_demand = config.mesh.is_on_demand();
+        let setups = || Arc::new(Semaphore::new(limits.max_setups.clamp(1, Semaphore::MAX_PERMITS)));
         let common = Common {
             engine: config.engine(),
             config,
+            notices,
+            offers: setups(),
+            answers: setups(),
             clock,
             random,
             signals: client.sender(),
@@ -116,9 +130,11 @@ impl WebRtcTransport {
         };
         let (closing, closed) = watch::channel(false);
         let (finished, done) = watch::channel(None);
-        let hub = Hub::new(client, Arc::new(common), closed);
+        let hub = Hub::new(client, Arc::new(common), wishes, closed);
         Ok(Arc::new(Self {
             agent,
+            on_demand,
+            link_patience: limits.handshake_timeout,
             board,
             events: Mutex::new(received),
             closing,
@@ -139,10 +155,39 @@ impl WebRtcTransport {
         WebRtcMetrics {
             offers_sent: counters.offers_sent.load(Ordering::Relaxed),
             answers_sent: counters.answers_sent.load(Ordering::Relaxed),
+            restarts: counters.restarts.load(Ordering::Relaxed),
             links_up: counters.links_up.load(Ordering::Relaxed),
             refused: counters.refused.load(Ordering::Relaxed),
             signals_dropped: counters.signals_dropped.load(Ordering::Relaxed),
         }
+    }
+}
+
+impl WebRtcTransport {
+    /// The link to a peer. On demand, and on the lane that waits, also one that is made for this.
+    async fn link(&self, peer: &AgentId, lane: Lane) -> Result<Arc<Outbound>, SendError> {
+        let found = self.board.outbound(peer);
+        if !self.on_demand || !matches!(found, Err(SendError::NoLink(_))) {
+            return found;
+        }
+        let mut changes = self.board.changes();
+        self.wake(peer);
+        if lane == Lane::BestEffort {
+            return found;
+        }
+        let linked = async {
+            loop {
+                changes.borrow_and_update();
+                match self.board.outbound(peer) {
+                    Err(SendError::NoLink(_)) if self.board.is_dormant(peer) => {}
+                    decided => return decided,
+                }
+                if changes.changed().await.is_err() {
+                    return Err(SendError::Closed);
+                }
+            }
+        };
+        timeout(self.link_patience, linked).await.unwrap_or(found)
     }
 }
 
@@ -169,7 +214,8 @@ impl IfTransport for WebRtcTransport {
                 SendError::NoBroadcast
             });
         };
-        let outbound = self.board.outbound(&peer)?;
+        let outbound = self.link(&peer, envelope.lane).await?;
+        self.board.used(&outbound);
         let (size, limit) = (envelope.frame.len(), outbound.limit());
         if size > limit {
             return Err(SendError::TooLarge { size, limit });
@@ -194,6 +240,12 @@ impl IfTransport for WebRtcTransport {
     async fn recv(&self) -> Result<TransportEvent, Closed> {
         let queued = self.events.lock().await.recv().await;
         queued.map(|queued| queued.event).ok_or(Closed)
+    }
+
+    fn wake(&self, peer: &AgentId) {
+        if self.on_demand && self.board.outbound(peer).is_err() {
+            self.board.wish(Wish::Wake(peer.clone()));
+        }
     }
 
     fn links(&self) -> Vec<LinkStatus> {

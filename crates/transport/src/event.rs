@@ -128,6 +128,10 @@ pub enum DownReason {
     Network,
     /// This side closed it.
     Local,
+    /// This side no longer trusts the peer.
+    Untrusted,
+    /// The peer is there, and took nothing for too long.
+    Stalled,
 }
 
 impl DownReason {
@@ -140,6 +144,8 @@ impl DownReason {
             Self::Replaced => "replaced",
             Self::Network => "network",
             Self::Local => "local",
+            Self::Untrusted => "untrusted",
+            Self::Stalled => "stalled",
         }
     }
 }

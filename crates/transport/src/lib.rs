@@ -77,6 +77,12 @@ pub trait IfTransport: Send + Sync + std::fmt::Debug {
     /// Every known peer with the state of its link, sorted by peer.
     fn links(&self) -> Vec<LinkStatus>;
 
+    /// Somebody wants to send to this peer. A transport that links on demand begins to, and says so by `LinkUp`; any other
+    /// does nothing. Returns at once, and may be called as often as one likes.
+    ///
+    /// A session calls it for peers that it has messages for and no link to.
+    fn wake(&self, _peer: &AgentId) {}
+
     /// Which class a message falls into; messages of different classes never share an envelope. Only a router has classes.
     fn class_of(&self, _header: &Header, _size: usize) -> Class {
         Class::default()

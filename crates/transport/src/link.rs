@@ -26,6 +26,8 @@ pub enum LinkState {
     Connecting,
     /// Envelopes are accepted.
     Up,
+    /// No link, and one comes when it is needed: see [`crate::IfTransport::wake`].
+    Dormant,
     /// No link; `send` says [`crate::SendError::NoLink`].
     Down,
 }

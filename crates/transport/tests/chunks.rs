@@ -296,7 +296,7 @@ proptest! {
         let mut assembler = assembler();
         for chunk in chunks {
             if let Ok(Some(out)) = assembler.accept(chunk, Instant::now()) {
-                prop_assert_eq!(at / 8, 0, "only its number can change");
+                prop_assert!((4..12).contains(&at), "only its number can change");
                 prop_assert_eq!(&out, &honest);
             }
         }

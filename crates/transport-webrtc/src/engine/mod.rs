@@ -9,7 +9,7 @@
 //! peer.send(lane, frame)          ==== DataChannels ==>  PeerEvent::Frame(lane, frame)
 //! ```
 //!
-//! A [`Peer`] negotiates once. Simultaneous offers are settled by whoever yields: it closes its offering `Peer` and makes
+//! A [`Peer`] negotiates once, and then only to find another path ([`Peer::restart`]). Simultaneous offers are settled by whoever yields: it closes its offering `Peer` and makes
 //! an answering one. (The library could roll its offer back, but channels that it had already created would then open
 //! beside the other side's.)
 //!
@@ -34,13 +34,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use webrtc::data_channel::{DataChannel, RTCDataChannelInit};
 use webrtc::peer_connection::{
-    PeerConnection, PeerConnectionBuilder, RTCConfigurationBuilder, RTCIceCandidateInit, RTCIceServer,
-    RTCIceTransportPolicy, RTCSessionDescription, SettingEngineBuilder,
+    PeerConnection, PeerConnectionBuilder, RTCConfigurationBuilder, RTCIceCandidate, RTCIceCandidateInit,
+    RTCIceServer, RTCIceTransportPolicy, RTCSessionDescription, SettingEngineBuilder, StatsSelector,
 };
 
 pub(crate) use error::EngineError;
 pub(crate) use sdp::{Description, Fingerprint};
 
+pub(crate) use runtime::Faults;
 use runtime::{Pace, PacedRuntime};
 
 /// Candidates that one connection takes from its peer, before and after the description together. A browser on a laptop
@@ -82,6 +83,8 @@ pub(crate) struct EngineConfig {
     pub(crate) socket_buffer: usize,
     /// How long `close` waits for the peer to acknowledge what was sent.
     pub(crate) flush_timeout: Duration,
+    /// What goes wrong with what is sent. For tests and benches.
+    pub(crate) faults: Option<Arc<Faults>>,
 }
 
 impl Default for EngineConfig {
@@ -106,6 +109,7 @@ impl Default for EngineConfig {
             send_limit: 262_144,
             socket_buffer: 4 * 1024 * 1024,
             flush_timeout: Duration::from_secs(1),
+            faults: None,
         }
     }
 }
@@ -237,9 +241,9 @@ pub(crate) enum CloseReason {
 /// The two ends that ICE chose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Path {
-    /// `address:port` of our candidate.
+    /// Our candidate: `host udp 192.0.2.1:5000`.
     pub(crate) local: String,
-    /// `address:port` of the peer's candidate.
+    /// The peer's candidate.
     pub(crate) remote: String,
     /// Whether a TURN server stands between, on either side.
     pub(crate) relayed: bool,
@@ -283,6 +287,8 @@ struct Shared {
     setup_timeout: Duration,
     flush_timeout: Duration,
     local: Description,
+    /// The ICE user fragment of our last description.
+    local_ufrag: Mutex<String>,
     remote: OnceLock<Description>,
     /// The certificate that the handshake showed.
     certificate: OnceLock<Fingerprint>,
@@ -361,7 +367,63 @@ impl Peer {
             .remote
             .set(answer)
             .map_err(|_| EngineError::Unexpected)?;
-        let described = RTCSessionDescription::answer(sdp).map_err(refused)?;
+        self.accept(sdp).await
+    }
+
+    /// Looks for a path anew, by new sockets and new candidates, and describes that. What is on its way is kept; SCTP sends it
+    /// again over the new path. Until the answer is taken nothing flows, so this is for connections that are silent anyway.
+    ///
+    /// # Errors
+    /// `Library`; `Description` when it describes what cannot be read.
+    pub(crate) async fn restart(&self) -> Result<Description, EngineError> {
+        let connection = &self.shared.connection;
+        connection.restart_ice().await?;
+        let offer = connection.create_offer(None).await?;
+        let description = Description::parse(&offer.sdp)?;
+        self.shared.begin_generation(&description, Some(Vec::new()));
+        connection.set_local_description(offer).await?;
+        Ok(description)
+    }
+
+    /// Follows the peer's [`restart`](Self::restart), and describes that.
+    ///
+    /// # Errors
+    /// `Description` when it is refused, for one with another certificate as well: then nothing has changed. `Library`.
+    pub(crate) async fn follow_restart(&self, offer: &str) -> Result<Description, EngineError> {
+        let offer = self.same_peer(offer)?;
+        let connection = &self.shared.connection;
+        let offer = RTCSessionDescription::offer(offer.sdp).map_err(refused)?;
+        connection.set_remote_description(offer).await.map_err(refused)?;
+        let answer = connection.create_answer(None).await.map_err(refused)?;
+        let description = Description::parse(&answer.sdp)?;
+        self.shared.begin_generation(&description, None);
+        connection.set_local_description(answer).await?;
+        Ok(description)
+    }
+
+    /// Gives the side that restarted its answer.
+    ///
+    /// # Errors
+    /// `Description` when it is refused.
+    pub(crate) async fn accept_restart(&self, answer: &str) -> Result<(), EngineError> {
+        let answer = self.same_peer(answer)?;
+        self.accept(answer.sdp).await
+    }
+
+    /// A description that names the peer's one certificate.
+    fn same_peer(&self, sdp: &str) -> Result<Description, EngineError> {
+        let description = Description::parse(sdp)?;
+        let known = self.shared.remote.get().map(|remote| remote.fingerprint);
+        if known != Some(description.fingerprint) {
+            return Err(EngineError::Description(
+                "it names another certificate than this connection's".to_owned(),
+            ));
+        }
+        Ok(description)
+    }
+
+    async fn accept(&self, answer: String) -> Result<(), EngineError> {
+        let described = RTCSessionDescription::answer(answer).map_err(refused)?;
         self.shared
             .connection
             .set_remote_description(described)
@@ -476,6 +538,20 @@ impl Peer {
         self.shared.path().await
     }
 
+    /// The last round trip of a connectivity check over the path in use, if one was measured.
+    pub(crate) async fn round_trip(&self) -> Option<Duration> {
+        let now = tokio::time::Instant::now().into_std();
+        let report = self.shared.connection.get_stats(now, StatsSelector::None).await;
+        let measured = report
+            .candidate_pairs()
+            .filter(|pair| pair.nominated)
+            .max_by_key(|pair| pair.responses_received)?;
+        let seconds = measured.current_round_trip_time;
+        Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|time| !time.is_zero())
+    }
+
     /// What was dropped so far.
     pub(crate) fn drops(&self) -> Drops {
         let drops = &self.shared.drops;
@@ -530,6 +606,20 @@ impl Shared {
         Ok(channel)
     }
 
+    /// From here on our candidates belong to this description, and the peer's to one that is here, or, with `waiting`, yet to
+    /// come.
+    fn begin_generation(&self, local: &Description, waiting: Option<Vec<Candidate>>) {
+        *self.local_ufrag.lock().unwrap_or_else(PoisonError::into_inner) = local.ice_ufrag.clone();
+        *self.candidates() = Candidates { taken: 0, waiting };
+    }
+
+    fn local_ufrag(&self) -> String {
+        self.local_ufrag
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     fn candidates(&self) -> std::sync::MutexGuard<'_, Candidates> {
         self.candidates.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -560,9 +650,16 @@ impl Shared {
         let ice = self.connection.sctp().await?.transport().ice_transport();
         let pair = ice.get_selected_candidate_pair().await.ok()??;
         let (local, remote) = (pair.local(), pair.remote());
+        let shown = |candidate: &RTCIceCandidate| {
+            let (kind, port) = (candidate.typ, candidate.port);
+            match candidate.address.parse::<std::net::IpAddr>() {
+                Ok(address) => format!("{kind} udp {}", SocketAddr::new(address, port)),
+                Err(_) => format!("{kind} udp {}:{port}", candidate.address),
+            }
+        };
         Some(Path {
-            local: format!("{}:{}", local.address, local.port),
-            remote: format!("{}:{}", remote.address, remote.port),
+            local: shown(local),
+            remote: shown(remote),
             relayed: local.typ == Relay || remote.typ == Relay,
         })
     }
@@ -614,7 +711,11 @@ impl Setup {
         let builder = PeerConnectionBuilder::new()
             .with_configuration(configuration)
             .with_setting_engine(settings(config)?)
-            .with_runtime(PacedRuntime::new(Arc::clone(&pace), config.socket_buffer))
+            .with_runtime(PacedRuntime::new(
+                Arc::clone(&pace),
+                config.socket_buffer,
+                config.faults.clone(),
+            ))
             .with_handler(Arc::new(handler))
             .with_udp_addrs(config.bind.clone())
             .with_data_channel_send_buffer_limit(config.send_limit);
@@ -683,6 +784,7 @@ impl Setup {
             setup_timeout: config.setup_timeout,
             flush_timeout: config.flush_timeout,
             local: local.clone(),
+            local_ufrag: Mutex::new(local.ice_ufrag.clone()),
             candidates: Mutex::new(Candidates {
                 taken: 0,
                 waiting: remote.is_none().then(Vec::new),
@@ -748,6 +850,8 @@ fn settings(config: &EngineConfig) -> Result<webrtc::peer_connection::SettingEng
         .with_relay_acceptance_min_wait(Some(Duration::from_millis(300)))
         // As DTLS client the library refuses the SCTP INIT of a peer that sends its own (werift); as server it takes it.
         .with_answering_dtls_role(RTCDtlsRole::Server)
+        // Else a restart keeps the sockets whose network is gone.
+        .with_discard_local_candidates_during_ice_restart(true)
         .with_multicast_dns_mode(MulticastDnsMode::Disabled)
         .with_include_loopback_candidate(true)
         .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(config.max_message_size));

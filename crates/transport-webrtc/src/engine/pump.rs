@@ -222,7 +222,7 @@ impl Pump {
                     candidate: init.candidate,
                     sdp_mid: Some(local.mid.clone()),
                     sdp_m_line_index: Some(0),
-                    username_fragment: Some(local.ice_ufrag.clone()),
+                    username_fragment: Some(self.shared.local_ufrag()),
                 };
                 self.emit(PeerEvent::LocalCandidate(candidate)).await
             }
@@ -274,7 +274,13 @@ impl Pump {
                 }
                 self.emit(PeerEvent::State(LinkState::Connecting)).await
             }
-            ConnectionState::Connected => self.emit(PeerEvent::State(LinkState::Connected)).await,
+            ConnectionState::Connected => {
+                // After a restart the path may be another.
+                if matches!(self.setup, SetupState::Settled) {
+                    self.settle().await;
+                }
+                self.emit(PeerEvent::State(LinkState::Connected)).await
+            }
             ConnectionState::Disconnected => self.emit(PeerEvent::State(LinkState::Disconnected)).await,
             ConnectionState::Failed => Err(CloseReason::Failed),
             ConnectionState::Closed => Err(CloseReason::Remote),

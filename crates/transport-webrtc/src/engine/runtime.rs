@@ -6,7 +6,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -70,20 +70,70 @@ const NUDGE: u8 = 64;
 /// The mDNS port, see [`Pace::nudge`].
 const NUDGE_FROM: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 5353);
 
+/// What goes wrong with datagrams on their way out, in the same way each time for the same seed.
+#[derive(Debug)]
+pub(crate) struct Faults {
+    lost_per_million: AtomicU32,
+    /// Sockets that were made in an earlier generation send nothing.
+    generation: AtomicU64,
+    dice: AtomicU64,
+}
+
+impl Faults {
+    pub(crate) fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self {
+            lost_per_million: AtomicU32::new(0),
+            generation: AtomicU64::new(0),
+            dice: AtomicU64::new(seed),
+        })
+    }
+
+    /// So many of a million datagrams are lost from here on.
+    pub(crate) fn lose(&self, per_million: u32) {
+        self.lost_per_million.store(per_million, Ordering::Relaxed);
+    }
+
+    /// Whatever sockets there are send nothing any more: as when an address is gone. New ones are not affected.
+    pub(crate) fn change_network(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn born(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    fn strikes(&self, born: u64) -> bool {
+        if born < self.generation.load(Ordering::Relaxed) {
+            return true;
+        }
+        let lost = self.lost_per_million.load(Ordering::Relaxed);
+        if lost == 0 {
+            return false;
+        }
+        // SplitMix64.
+        let mut dice = self.dice.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        dice = (dice ^ (dice >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        dice = (dice ^ (dice >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (dice ^ (dice >> 31)) % 1_000_000 < u64::from(lost)
+    }
+}
+
 /// Tokio, with a [`Pace`] and larger socket buffers.
 #[derive(Debug)]
 pub(super) struct PacedRuntime {
     tokio: TokioRuntime,
     pace: Arc<Pace>,
     socket_buffer: usize,
+    faults: Option<Arc<Faults>>,
 }
 
 impl PacedRuntime {
-    pub(super) fn new(pace: Arc<Pace>, socket_buffer: usize) -> Arc<Self> {
+    pub(super) fn new(pace: Arc<Pace>, socket_buffer: usize, faults: Option<Arc<Faults>>) -> Arc<Self> {
         Arc::new(Self {
             tokio: TokioRuntime,
             pace,
             socket_buffer,
+            faults,
         })
     }
 }
@@ -108,6 +158,10 @@ impl Runtime for PacedRuntime {
         Ok(Arc::new(PacedSocket {
             inner,
             pace: Arc::clone(&self.pace),
+            faults: self
+                .faults
+                .as_ref()
+                .map(|faults| (Arc::clone(faults), faults.born())),
         }))
     }
 
@@ -162,6 +216,8 @@ impl Runtime for PacedRuntime {
 struct PacedSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     pace: Arc<Pace>,
+    /// And in which generation it was born.
+    faults: Option<(Arc<Faults>, u64)>,
 }
 
 impl AsyncUdpSocket for PacedSocket {
@@ -170,6 +226,11 @@ impl AsyncUdpSocket for PacedSocket {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        if let Some((faults, generation)) = &self.faults
+            && faults.strikes(*generation)
+        {
+            return Poll::Ready(Ok(transmit.contents.len()));
+        }
         self.inner.poll_send(cx, transmit)
     }
 

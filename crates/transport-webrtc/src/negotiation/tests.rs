@@ -30,7 +30,7 @@ struct Side {
 impl Side {
     fn new(first: bool) -> Self {
         Self {
-            negotiation: Negotiation::new(first, WebRtcLimits::default()),
+            negotiation: Negotiation::new(first, false, WebRtcLimits::default()),
             now: Instant::now(),
         }
     }
@@ -212,8 +212,9 @@ fn a_lost_link_is_set_up_again_soon_and_a_failing_one_less_and_less_often() {
         attempt += 1;
         assert_eq!(side.put(Input::Tick), [Action::Offer { attempt }]);
     }
-    assert!(waits[0] <= Duration::from_millis(100), "{waits:?}");
-    assert!(waits.iter().all(|wait| *wait <= 10 * SECOND), "{waits:?}");
+    assert!(waits[0] <= Duration::from_millis(200), "{waits:?}");
+    assert!(waits.iter().all(|wait| *wait <= 20 * SECOND), "{waits:?}");
+    assert!(waits[11] >= 10 * SECOND, "{waits:?}");
 }
 
 /// Fails if a peer or a server can have us make connections as fast as it can write.
@@ -248,6 +249,73 @@ fn floods_of_offers_and_of_registrations_are_bounded() {
     assert_eq!(offers, 8);
     // And the last one is not forgotten.
     assert_eq!(side.after(SECOND).len(), 1);
+}
+
+#[test]
+fn the_larger_id_restarts_a_silent_link_once() {
+    let mut side = Side::larger().linked();
+    let restart = [Action::Restart { attempt: 1 }];
+    assert_eq!(side.put(Input::Silent { attempt: 1 }), restart);
+    assert_eq!(side.put(Input::Silent { attempt: 1 }), []);
+    assert_eq!(side.negotiation.restarting(), Some(1));
+    assert_eq!(side.put(Input::Restarted { attempt: 1 }), []);
+    assert_eq!(side.put(Input::Heard { attempt: 1 }), []);
+    assert_eq!(side.put(Input::Silent { attempt: 1 }), restart);
+
+    let mut side = Side::smaller().linked();
+    assert_eq!(side.put(Input::Silent { attempt: 1 }), []);
+    let offer = |seed| Input::RestartOffer {
+        attempt: 1,
+        digest: digest(seed),
+    };
+    assert_eq!(side.put(offer(2)), [Action::AnswerRestart { attempt: 1 }]);
+    let refused = [Action::Refuse(RefusedOffer::Replayed)];
+    assert_eq!(side.put(offer(2)), refused);
+    let mut side = Side::larger().linked();
+    assert_eq!(side.put(offer(2)), [Action::Refuse(RefusedOffer::OutOfTurn)]);
+}
+
+/// Fails if a link is restarted behind the back of a server that is not there, or not at all once it is.
+#[test]
+fn a_link_that_falls_silent_without_a_server_is_restarted_when_it_is_back() {
+    let mut side = Side::larger().linked();
+    assert_eq!(side.put(Input::Absent), []);
+    assert_eq!(side.put(Input::Silent { attempt: 1 }), []);
+    assert_eq!(
+        side.put(Input::Present { epoch: Some(1) }),
+        [Action::Restart { attempt: 1 }]
+    );
+}
+
+/// Fails if anything is offered that nobody wants, or if somebody who wants to send has to wait for the other side.
+#[test]
+fn on_demand_either_side_offers_at_once_and_only_then() {
+    for first in [true, false] {
+        let mut side = Side::new(first);
+        side.negotiation = Negotiation::new(first, true, WebRtcLimits::default());
+        assert_eq!(side.put(Input::Present { epoch: Some(1) }), []);
+        assert_eq!(side.after(60 * SECOND), []);
+        assert_eq!(side.put(Input::Wanted), [Action::Offer { attempt: 1 }]);
+        assert_eq!(side.put(Input::Wanted), []);
+        let answered = Input::Answered { attempt: 1, epoch: 1 };
+        assert_eq!(side.put(answered), []);
+        assert_eq!(
+            side.put(Input::Verified { attempt: 1 }),
+            [Action::Adopt { attempt: 1 }]
+        );
+        assert_eq!(side.put(Input::Unused), [Action::Rest { attempt: 1 }]);
+        assert_eq!(side.put(Input::Unused), []);
+        assert_eq!(side.put(Input::Ended { attempt: 1 }), []);
+        assert_eq!(side.after(60 * SECOND), []);
+        // Tried again for as long as it is wanted, and not for ever.
+        assert_eq!(side.put(Input::Wanted), [Action::Offer { attempt: 2 }]);
+        assert_eq!(side.put(Input::Ended { attempt: 2 }), []);
+        assert_eq!(side.after(SECOND), [Action::Offer { attempt: 3 }]);
+        side.now += 60 * SECOND;
+        assert_eq!(side.put(Input::Ended { attempt: 3 }), []);
+        assert_eq!(side.after(60 * SECOND), []);
+        assert!(side.negotiation.is_idle());
+    }
 }
 
 /// Two sides, a server and a network between them. Fails if a side ever has two links, or if a world that has calmed down
@@ -329,7 +397,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let start = Instant::now();
         let side = |first| End {
-            negotiation: Negotiation::new(first, WebRtcLimits::default()),
+            negotiation: Negotiation::new(first, false, WebRtcLimits::default()),
             epoch: 1,
             online: false,
             connections: BTreeMap::new(),
@@ -458,7 +526,7 @@ impl World {
         }
         let end = &mut self.sides[side];
         end.epoch += 1;
-        end.negotiation = Negotiation::new(side == 0, WebRtcLimits::default());
+        end.negotiation = Negotiation::new(side == 0, false, WebRtcLimits::default());
         end.connections.clear();
         end.link = None;
         self.go_online(side);
@@ -583,6 +651,10 @@ impl World {
                 self.adopted += 1;
             }
             Action::Refuse(_) => {}
+            // Nothing falls silent here, and nothing rests.
+            Action::Restart { .. } | Action::AnswerRestart { .. } | Action::Rest { .. } => {
+                panic!("{action:?}")
+            }
         }
     }
 

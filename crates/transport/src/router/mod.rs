@@ -335,6 +335,12 @@ impl IfTransport for Router {
         self.shared.table().links(of_roads)
     }
 
+    fn wake(&self, peer: &AgentId) {
+        for road in self.shared.roads.iter() {
+            road.transport.wake(peer);
+        }
+    }
+
     fn class_of(&self, header: &Header, size: usize) -> Class {
         self.shared.rules.class_of(header, size)
     }

@@ -684,8 +684,9 @@ fn bit(road: usize) -> Roads {
 /// A link over several roads is as good as the best of them.
 fn better(one: LinkState, other: LinkState) -> LinkState {
     let rank = |state| match state {
-        LinkState::Up => 2,
-        LinkState::Connecting => 1,
+        LinkState::Up => 3,
+        LinkState::Connecting => 2,
+        LinkState::Dormant => 1,
         LinkState::Down => 0,
     };
     if rank(other) > rank(one) { other } else { one }

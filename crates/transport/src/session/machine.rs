@@ -317,6 +317,7 @@ impl Machine {
             Destination::Agent(agent) => {
                 let peer = self.peer(agent);
                 if !peer.confirmed {
+                    peer.missed |= !peer.linked;
                     let (digest, peer) = (Some(message.digest()), agent.clone());
                     return self.drop_message(SessionEvent::Dropped {
                         digest,
@@ -762,6 +763,14 @@ impl Machine {
                     .min()
             })
             .min()
+    }
+
+    /// Peers to which the transport is to be asked for a link.
+    pub(super) fn asleep(&mut self, now: Duration) -> Vec<AgentId> {
+        self.peers
+            .values_mut()
+            .filter_map(|peer| peer.wakes(now).then(|| peer.agent.clone()))
+            .collect()
     }
 
     // ------------------------------------------------------------------------------------------------------ journal

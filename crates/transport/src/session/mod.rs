@@ -460,7 +460,11 @@ impl Driver {
             // With the same `now`, so that nothing falls due between the two and waits for the next event.
             machine.on_timeout(now.elapsed);
             let Some(envelope) = machine.poll_transmit(now, &self.busy) else {
-                return machine.next_timeout(now.elapsed);
+                let asleep = machine.asleep(now.elapsed);
+                let timeout = machine.next_timeout(now.elapsed);
+                drop(machine);
+                asleep.iter().for_each(|peer| self.transport.wake(peer));
+                return timeout;
             };
             drop(machine);
             let ifmsg::Destination::Agent(peer) = envelope.to.clone() else {

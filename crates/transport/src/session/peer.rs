@@ -29,11 +29,18 @@ const MOST_NEWS_WAIT: Duration = Duration::from_secs(5);
 /// The least time without news after which a stream asks.
 const LEAST_NEWS_WAIT: Duration = Duration::from_millis(500);
 
+/// How long the transport is not asked again for a link.
+const WAKE_AGAIN: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) agent: AgentId,
     /// The transport has a link.
     pub(super) linked: bool,
+    /// A best-effort message was dropped for want of a link.
+    pub(super) missed: bool,
+    /// Without a link: when to ask for one again.
+    wake_at: Option<Duration>,
     /// The peer echoed the nonce of this link: it is live, has opened our epoch, and knows our floors.
     pub(super) confirmed: bool,
     /// It was up once in this run: broadcasts are for it too.
@@ -98,6 +105,8 @@ impl Peer {
         Self {
             agent,
             linked: false,
+            missed: false,
+            wake_at: None,
             confirmed: false,
             member: false,
             key: None,
@@ -127,6 +136,7 @@ impl Peer {
     /// A new link: greet the peer, with a nonce of this link's own.
     pub(super) fn link_up(&mut self, nonce: String, now: Duration) {
         self.linked = true;
+        (self.missed, self.wake_at) = (false, None);
         self.greet(nonce, now);
     }
 
@@ -137,6 +147,21 @@ impl Peer {
         (self.keepalive_at, self.say) = (None, None);
         self.hello.again_at = None;
         self.ask_at = None;
+    }
+
+    /// There are messages for this peer and no link to it.
+    fn wants_link(&self) -> bool {
+        !self.linked && (self.missed || self.direct.load().0 > 0 || self.broadcast.load().0 > 0)
+    }
+
+    /// The transport is to be asked for a link now. It is not asked again for a while.
+    pub(super) fn wakes(&mut self, now: Duration) -> bool {
+        if !self.wants_link() || self.wake_at.is_some_and(|at| at > now) {
+            return false;
+        }
+        self.missed = false;
+        self.wake_at = Some(now + WAKE_AGAIN);
+        true
     }
 
     /// From now on broadcasts are for this peer too, beginning with this number, which the peer must be told.
@@ -358,8 +383,10 @@ impl Peer {
         let confirmed = [self.direct.next_due(), self.broadcast.next_due(), self.ask_at];
         let linked = linked.into_iter().filter(|_| self.linked);
         let confirmed = confirmed.into_iter().filter(|_| self.confirmed);
+        let wake = self.wake_at.filter(|_| self.wants_link());
         expiry
             .into_iter()
+            .chain([wake])
             .chain(linked)
             .chain(confirmed)
             .flatten()
