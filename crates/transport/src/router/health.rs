@@ -239,14 +239,12 @@ impl Health {
             return None;
         }
         let patience = self.answer_time();
-        let late = self
-            .pings
-            .iter_mut()
-            .find(|ping| !ping.late && ping.at + patience <= now);
-        let late = late.map(|ping| {
+        let mut late = None;
+        let overdue = |ping: &&mut Ping| !ping.late && ping.at + patience <= now;
+        for ping in self.pings.iter_mut().filter(overdue) {
             ping.late = true;
-            *ping
-        });
+            late = Some(*ping);
+        }
         if let Some(ping) = late {
             if self.probation.is_some() {
                 // It has to begin anew.
