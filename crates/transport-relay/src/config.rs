@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc, time::Duration};
 
-use ifmesh_signaling::ClientTls;
+use ifmesh_signaling::{ClientTls, RelayTerms};
 use ifmesh_transport::{LinkObserver, PeerKeys};
 use ifmsg::{AgentId, Identity};
 
@@ -68,8 +68,8 @@ impl fmt::Debug for RelayConfig {
 pub struct RelayLinkLimits {
     /// Peers known at once: 256. Of more, nothing is taken.
     pub max_peers: usize,
-    /// Bytes of accepted frames waiting for one peer, on each lane: 1 MiB. A frame counts for at least 1 KiB; a single one may
-    /// be larger.
+    /// Bytes of accepted frames waiting for one peer, on each lane: 1 MiB, and as much again of frames over 16 KiB on the
+    /// reliable one. A frame counts for at least 1 KiB; a single one may be larger.
     pub queue_bytes: usize,
     /// Bytes that one peer may send before this side has read them: 256 KiB, at least 64 KiB. Each frame counts 64 more. In
     /// addition one frame of up to 16 MiB may be on its way in parts.
@@ -108,8 +108,9 @@ impl Default for RelayLinkLimits {
 }
 
 impl RelayLinkLimits {
-    /// At least what a few pieces of a frame take up.
-    pub(crate) fn window(&self) -> usize {
-        self.window.clamp(64 << 10, 1 << 30)
+    /// At least what a few pieces of a frame take up; at most what the server lets wait, less what hellos, credit and pings take.
+    pub(crate) fn window(&self, terms: &RelayTerms) -> u64 {
+        let window = self.window.clamp(64 << 10, 1 << 30).min(terms.pair_bytes / 2);
+        window as u64
     }
 }

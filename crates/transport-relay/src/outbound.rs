@@ -21,6 +21,8 @@ const TURN: usize = 16 * 1_024;
 #[derive(Debug)]
 pub(crate) struct Gate {
     room: Arc<Semaphore>,
+    /// For frames in parts: a large one must not keep small ones from being accepted.
+    large_room: Arc<Semaphore>,
     queue_bytes: usize,
     /// The largest payload that travels in one piece.
     most: usize,
@@ -34,6 +36,7 @@ impl Gate {
         let queue_bytes = queue_bytes.clamp(LEAST_CHARGE, u32::MAX as usize);
         Arc::new(Self {
             room: Arc::new(Semaphore::new(queue_bytes)),
+            large_room: Arc::new(Semaphore::new(queue_bytes)),
             queue_bytes,
             most,
             limit,
@@ -42,9 +45,13 @@ impl Gate {
     }
 
     /// Waits for room; `None`: the link is gone. Cancel safe.
-    pub(crate) async fn room(&self, len: usize) -> Option<OwnedSemaphorePermit> {
-        let charge = u32::try_from(charge(len).min(self.queue_bytes)).unwrap_or(u32::MAX);
-        Arc::clone(&self.room).acquire_many_owned(charge).await.ok()
+    pub(crate) async fn room(&self, frame: &[u8]) -> Option<OwnedSemaphorePermit> {
+        let charge = u32::try_from(charge(frame.len()).min(self.queue_bytes)).unwrap_or(u32::MAX);
+        let room = match Splitter::is_needed(frame, self.most) {
+            true => &self.large_room,
+            false => &self.room,
+        };
+        Arc::clone(room).acquire_many_owned(charge).await.ok()
     }
 
     /// The frame as it will travel. Hashes a frame that is too large for one piece: milliseconds for many megabytes.
@@ -61,6 +68,7 @@ impl Gate {
     /// Takes nothing more, and tells whoever waits.
     pub(crate) fn close(&self) {
         self.room.close();
+        self.large_room.close();
     }
 }
 
@@ -197,7 +205,7 @@ mod tests {
     use super::*;
 
     async fn pushed(outbound: &mut Outbound, gate: &Gate, frame: Bytes) {
-        let room = gate.room(frame.len()).await.unwrap();
+        let room = gate.room(&frame).await.unwrap();
         outbound.push(gate.pack(frame), room);
     }
 

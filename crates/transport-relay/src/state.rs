@@ -39,7 +39,7 @@ const HELLO_INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) struct State {
     me: AgentId,
     limits: RelayLinkLimits,
-    terms: Option<RelayTerms>,
+    terms: RelayTerms,
     peers: BTreeMap<AgentId, Peer>,
     /// Peers that may have something to send, each once.
     ready: VecDeque<AgentId>,
@@ -107,7 +107,7 @@ impl State {
         Self {
             me,
             limits,
-            terms: None,
+            terms: RelayTerms::least(),
             peers: BTreeMap::new(),
             ready: VecDeque::new(),
             events: VecDeque::new(),
@@ -131,7 +131,7 @@ impl State {
         at: (Instant, Timestamp),
     ) {
         self.on_disconnected(at);
-        self.terms = terms;
+        self.terms = terms.unwrap_or_else(RelayTerms::least);
         for agent in agents {
             let is_trusted = trusted.contains(&agent.agent_id);
             self.on_present(agent, is_trusted, random, at);
@@ -373,12 +373,12 @@ impl State {
     /// What to send next: peers take turns.
     pub(crate) fn next(&mut self, now: Instant) -> Option<Outgoing> {
         while let Some(id) = self.ready.pop_front() {
-            let limits = self.limits;
+            let (limits, terms) = (self.limits, self.terms);
             let Some(peer) = self.peers.get_mut(&id) else {
                 continue;
             };
             peer.is_ready = false;
-            let next = peer.next(&id, &limits, now);
+            let next = peer.next(&id, &limits, &terms, now);
             if next.is_some() {
                 self.ready(&id);
                 return next;
@@ -559,7 +559,7 @@ impl State {
     /// The peer has proved itself: its hello echoes the nonce of our attempt.
     fn up(&mut self, id: &AgentId, nonce: Nonce, hello: Hello, answer: bool, at: (Instant, Timestamp)) {
         self.down(id, DownReason::Replaced, at);
-        let terms = self.terms.unwrap_or_else(RelayTerms::least);
+        let terms = self.terms;
         let header = RelayFrame::header_len(id).max(RelayFrame::header_len(&self.me)) + DATA_HEADER;
         let most = terms
             .max_frame
@@ -570,9 +570,8 @@ impl State {
         let mut link = Link::new(
             Terms {
                 number: self.links_made,
-                // What the server lets wait is shared with hellos, credit and pings.
                 window: hello.window.min(terms.pair_bytes as u64 / 2),
-                my_window: self.limits.window() as u64,
+                my_window: self.limits.window(&terms),
                 my_nonce: nonce,
                 peer_nonce: hello.nonce,
                 max_frame: MAX_CHUNKED_FRAME,
@@ -669,13 +668,19 @@ impl Peer {
         }
     }
 
-    fn next(&mut self, id: &AgentId, limits: &RelayLinkLimits, now: Instant) -> Option<Outgoing> {
+    fn next(
+        &mut self,
+        id: &AgentId,
+        limits: &RelayLinkLimits,
+        terms: &RelayTerms,
+        now: Instant,
+    ) -> Option<Outgoing> {
         // The epoch is filled in by whoever signs.
         let hello = |nonce, echo| Hello {
             epoch: 0,
             nonce,
             echo,
-            window: limits.window() as u64,
+            window: limits.window(terms),
             max_frame: MAX_CHUNKED_FRAME as u64,
         };
         if let Some(attempt) = &mut self.attempt

@@ -173,7 +173,7 @@ impl IfTransport for RelayTransport {
             return Err(SendError::TooLarge { size, limit });
         }
         let accepted = match envelope.lane {
-            Lane::Reliable => match gate.room(size).await {
+            Lane::Reliable => match gate.room(&envelope.frame).await {
                 Some(room) => {
                     let item = gate.pack(envelope.frame);
                     self.shared.state().push(&peer, number, item, room)
