@@ -116,6 +116,11 @@ impl Board {
         }
     }
 
+    /// The last round trip to a peer.
+    pub(crate) fn round_trip(&self, peer: &AgentId) -> Option<Duration> {
+        self.peers().get(peer)?.link.as_ref()?.round_trip
+    }
+
     /// Whether there was a link.
     pub(crate) fn down(&self, peer: &AgentId) -> bool {
         let now = self.clock.now();
@@ -311,6 +316,9 @@ pub(crate) struct Outbound {
     dropped: Arc<AtomicU64>,
     /// In microseconds of the board's time.
     last_used: AtomicU64,
+    /// Bytes of the reliable lane that were handed to SCTP.
+    sent: AtomicU64,
+    sent_news: Notify,
 }
 
 /// A frame of the reliable lane, and the room that it takes up until SCTP has it.
@@ -364,9 +372,26 @@ impl Outbound {
             loose_news: Notify::new(),
             dropped,
             last_used: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            sent_news: Notify::new(),
         };
         let accepted = Accepted { frames, bulk: to_cut };
         (Arc::new(outbound), accepted)
+    }
+
+    /// Bytes of the reliable lane are handed to SCTP.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.sent_news.notify_one();
+    }
+
+    pub(crate) fn total_sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Waits until something was sent since the last call. For one task. Cancel safe.
+    pub(crate) async fn something_sent(&self) {
+        self.sent_news.notified().await;
     }
 
     pub(crate) fn takes_chunks(&self) -> bool {

@@ -21,10 +21,14 @@ pub struct WebRtcConfig {
     pub server_id: Option<AgentId>,
     /// STUN and TURN servers. None by default: host candidates only.
     pub ice_servers: Vec<IceServer>,
+    /// Use those that the signaling server hands out, too: true. They see this agent's address, which the signaling server
+    /// sees anyway, and can carry connections or not, but read nothing.
+    pub take_ice_servers: bool,
     /// Use relayed candidates only, so that peers do not learn this machine's addresses. Needs a TURN server.
     pub relay_only: bool,
     /// Local addresses, one socket each per connection. A wildcard stands for every interface but loopback, port 0 for a
-    /// free one. By default `0.0.0.0:0` and `127.0.0.1:0`.
+    /// free one; an IPv6 wildcard for nothing where there is no way to the IPv6 Internet. By default `0.0.0.0:0`, `[::]:0` and
+    /// `127.0.0.1:0`.
     pub bind: Vec<SocketAddr>,
     /// Whom to connect with, and which key to hold each to.
     pub keys: Arc<dyn PeerKeys>,
@@ -77,6 +81,7 @@ impl WebRtcConfig {
             signaling: signaling.into_iter().map(Into::into).collect(),
             server_id: None,
             ice_servers: Vec::new(),
+            take_ice_servers: true,
             relay_only: false,
             bind: EngineConfig::default().bind,
             keys,
@@ -101,6 +106,16 @@ impl WebRtcConfig {
             faults: self.faults.clone(),
             ..EngineConfig::default()
         }
+    }
+}
+
+impl WebRtcConfig {
+    /// So many of a million datagrams are lost on their way out. For benches.
+    #[doc(hidden)]
+    pub fn lose(&mut self, per_million: u32, seed: u64) {
+        let faults = Faults::new(seed);
+        faults.lose(per_million);
+        self.faults = Some(faults);
     }
 }
 
@@ -150,7 +165,7 @@ impl IceServer {
         }
     }
 
-    fn engine(&self) -> crate::engine::IceServer {
+    pub(crate) fn engine(&self) -> crate::engine::IceServer {
         crate::engine::IceServer {
             urls: self.urls.clone(),
             username: self.username.clone(),

@@ -43,6 +43,15 @@ const BETWEEN_CHUNKS: usize = 64 * 1024;
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Bytes that are hashed before others get a turn.
 const DIGEST_STEP: usize = 32 * 1024;
+/// What a probe says: nothing. It exists to be acknowledged.
+const PROBE: &[u8] = b"IFP1";
+/// An acknowledgement that takes longer than this, and than so many round trips, is looked into.
+const PROBE_AFTER: (Duration, u32) = (Duration::from_millis(3), 3);
+/// Probes in a row, and between them.
+const PROBES: u32 = 5;
+const PROBE_INTERVAL: Duration = Duration::from_millis(1);
+/// A path that answers nothing for this long is not probed any more: it is broken rather than lossy.
+const PROBE_NO_MORE: Duration = Duration::from_millis(500);
 /// How often the path is looked at.
 const MEASURE: Duration = Duration::from_secs(2);
 /// Bad chunks after which a peer is cut off.
@@ -267,6 +276,7 @@ impl Connection {
                 outbound,
             );
             let watch_path = watch_path(&self.peer, &self.peer_id, &self.board);
+            let probe = probe(&self.peer, outbound, &self.board, &self.peer_id);
             let flushed = tokio::select! {
                 biased;
                 order = over(&mut self.orders) => match order {
@@ -280,6 +290,7 @@ impl Connection {
                 },
                 () = write_loose => false,
                 () = watch_path => false,
+                () = probe => false,
             };
             outbound.close();
             flushed || matches!(timeout(self.limits.close_timeout, write).await, Ok(Written::All))
@@ -383,6 +394,7 @@ async fn pump(
             }
         };
         match happening {
+            Some(PeerEvent::Frame(engine::Lane::BestEffort, message)) if message == PROBE => {}
             Some(PeerEvent::Frame(lane, message)) => {
                 peer.board.used(outbound);
                 let (lane, assembler) = match lane {
@@ -466,6 +478,7 @@ async fn write(
                         frame = Splitter::new(number, frame.clone(), CHUNK).next_chunk().unwrap_or(frame);
                     }
                     pacing.frame_sent(frame.len());
+                    outbound.sent(frame.len());
                     stall.bounds(peer.send(engine::Lane::Messaging, frame)).await
                 }
                 None => {
@@ -502,6 +515,7 @@ async fn write(
                     Ok(Ok(()))
                 } else if let Some(chunk) = splitter.next_chunk() {
                     pacing.chunk_sent(chunk.len(), Instant::now());
+                    outbound.sent(chunk.len());
                     stall.bounds(peer.send(engine::Lane::Messaging, chunk)).await
                 } else {
                     cutting = None;
@@ -593,7 +607,7 @@ async fn write_loose(peer: &Peer, outbound: &Outbound, mut open: watch::Receiver
     loop {
         let frame = outbound.next_loose().await;
         let parts: &mut (dyn Iterator<Item = Bytes> + Send) =
-            if outbound.takes_chunks() && Splitter::is_needed(&frame, CUT_ABOVE) {
+            if outbound.takes_chunks() && (Splitter::is_needed(&frame, CUT_ABOVE) || frame == PROBE) {
                 number += 1;
                 &mut Splitter::new(number, frame, CHUNK)
             } else {
@@ -639,6 +653,52 @@ impl Candidates<'_> {
     async fn report(&self, report: Report) {
         if let Some((reports, attempt)) = &self.reports {
             let _ = reports.send((*attempt, report)).await;
+        }
+    }
+}
+
+/// Provokes acknowledgements where they are missing, for as long as it is polled.
+///
+/// SCTP learns of a loss when three later packets arrive, and else when its timer runs out, which the library never lets be
+/// less than a second. At the tail of what there is to send nothing comes later; so something does: a few probes, by the lane
+/// that repeats nothing. Their acknowledgements tell what is missing.
+///
+/// > When an SCTP endpoint receives three missing reports for a TSN, [it] SHOULD retransmit it (RFC 9260, section 7.2.4)
+async fn probe(peer: &Peer, outbound: &Outbound, board: &Board, peer_id: &AgentId) {
+    let unacknowledged = || peer.buffered_amount(engine::Lane::Messaging);
+    let acknowledged = |unacknowledged: usize| outbound.total_sent().saturating_sub(unacknowledged as u64);
+    loop {
+        outbound.something_sent().await;
+        let mut since = Instant::now();
+        let mut known = acknowledged(unacknowledged().await);
+        loop {
+            let round_trip = board.round_trip(peer_id).unwrap_or_default();
+            let after = PROBE_AFTER.0.max(round_trip * PROBE_AFTER.1);
+            sleep(after).await;
+            let open = unacknowledged().await;
+            if open == 0 {
+                break;
+            }
+            if acknowledged(open) > known {
+                known = acknowledged(open);
+                since = Instant::now();
+                continue;
+            }
+            if !outbound.takes_chunks() || since.elapsed() > PROBE_NO_MORE.max(4 * after) {
+                // Looked at again when more is sent.
+                break;
+            }
+            for _ in 0..PROBES {
+                // One at a time: several in a packet are acknowledged once.
+                let probe = Bytes::from_static(PROBE);
+                if !matches!(peer.try_send(engine::Lane::BestEffort, probe).await, Ok(true)) {
+                    break;
+                }
+                sleep(PROBE_INTERVAL).await;
+                if acknowledged(unacknowledged().await) > known {
+                    break;
+                }
+            }
         }
     }
 }

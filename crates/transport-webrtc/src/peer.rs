@@ -11,7 +11,7 @@ use std::{
 
 use ifmesh_signaling::{
     DEFAULT_DESCRIPTION_TTL_MILLIS, DescriptionRejected, DescriptionToSign, ExpectedDescription,
-    IceCandidate, Role, SessionId, Sha256Digest, Signal, SignalSender, SignedDescription,
+    IceCandidate, IceServers, Role, SessionId, Sha256Digest, Signal, SignalSender, SignedDescription,
     VerifiedDescription, sign_description, verify_description,
 };
 use ifmesh_transport::{Clock, DownReason, LinkNotice, PeerTrust, TransportEvent};
@@ -55,9 +55,29 @@ pub(crate) struct Common {
     pub(crate) events: Events,
     pub(crate) board: Arc<Board>,
     pub(crate) notices: Notices,
+    /// What the signaling server hands out.
+    pub(crate) ice: watch::Receiver<IceServers>,
     /// Set-ups that may be under way at once, begun by us and by others.
     pub(crate) offers: Arc<Semaphore>,
     pub(crate) answers: Arc<Semaphore>,
+}
+
+impl Common {
+    /// With the STUN and TURN servers and credentials of now.
+    fn engine(&self) -> EngineConfig {
+        let mut engine = self.engine.clone();
+        if self.config.take_ice_servers {
+            let handed_out = self.ice.borrow();
+            engine
+                .ice_servers
+                .extend(handed_out.ice_servers.iter().map(|server| engine::IceServer {
+                    urls: server.urls.clone(),
+                    username: server.username.clone(),
+                    credential: server.credential.clone(),
+                }));
+        }
+        engine
+    }
 }
 
 /// What the signaling server says of a peer. Each change is looked at, the last one always.
@@ -526,7 +546,7 @@ impl PeerTask {
             return false;
         };
         let (to_us, happenings) = mpsc::channel(HAPPENINGS);
-        let (peer, description) = match engine::Peer::offer(&self.common.engine, to_us).await {
+        let (peer, description) = match engine::Peer::offer(&self.common.engine(), to_us).await {
             Ok(made) => made,
             Err(error) => {
                 tracing::warn!(peer = %self.id, %error, "no connection to offer");
@@ -573,7 +593,7 @@ impl PeerTask {
         handle.remote_ufrag = None;
         handle.early.clear();
         let (peer, session) = (Arc::clone(&handle.peer), handle.session);
-        let description = match peer.restart().await {
+        let description = match peer.restart(&self.common.engine()).await {
             Ok(description) => description,
             Err(error) => {
                 tracing::warn!(peer = %self.id, %error, "the link cannot look for another path");
@@ -613,7 +633,7 @@ impl PeerTask {
         let ufrag = ifmesh_signaling::sdp_identity(&sdp).map(|(_, ufrag)| ufrag.to_owned());
         handle.remote_ufrag = ufrag.ok();
         let peer = Arc::clone(&handle.peer);
-        let description = match peer.follow_restart(&sdp).await {
+        let description = match peer.follow_restart(&self.common.engine(), &sdp).await {
             Ok(description) => description,
             Err(error) => return self.refuse("description-refused", &error.to_string()),
         };
@@ -659,7 +679,7 @@ impl PeerTask {
             return false;
         };
         let (to_us, happenings) = mpsc::channel(HAPPENINGS);
-        let (peer, description) = match engine::Peer::answer(&self.common.engine, &sdp, to_us).await {
+        let (peer, description) = match engine::Peer::answer(&self.common.engine(), &sdp, to_us).await {
             Ok(made) => made,
             Err(error @ (engine::EngineError::Description(_) | engine::EngineError::Candidate(_))) => {
                 self.refuse("description-refused", &error.to_string());

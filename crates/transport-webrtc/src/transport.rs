@@ -120,6 +120,7 @@ impl WebRtcTransport {
             engine: config.engine(),
             config,
             notices,
+            ice: client.ice_servers(),
             offers: setups(),
             answers: setups(),
             clock,

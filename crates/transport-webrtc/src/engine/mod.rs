@@ -34,8 +34,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use webrtc::data_channel::{DataChannel, RTCDataChannelInit};
 use webrtc::peer_connection::{
-    PeerConnection, PeerConnectionBuilder, RTCConfigurationBuilder, RTCIceCandidate, RTCIceCandidateInit,
-    RTCIceServer, RTCIceTransportPolicy, RTCSessionDescription, SettingEngineBuilder, StatsSelector,
+    PeerConnection, PeerConnectionBuilder, RTCConfiguration, RTCConfigurationBuilder, RTCIceCandidate,
+    RTCIceCandidateInit, RTCIceServer, RTCIceTransportPolicy, RTCSessionDescription, SettingEngineBuilder,
+    StatsSelector,
 };
 
 pub(crate) use error::EngineError;
@@ -65,7 +66,8 @@ pub(crate) struct EngineConfig {
     pub(crate) ice_servers: Vec<IceServer>,
     /// Use relayed candidates only, so that the peer does not learn our addresses. Needs a TURN server.
     pub(crate) relay_only: bool,
-    /// Local addresses, one socket each. A wildcard stands for every interface but loopback, port 0 for a free one.
+    /// Local addresses, one socket each. A wildcard stands for every interface but loopback, port 0 for a free one. An IPv6
+    /// wildcard stands for nothing where there is no way to the IPv6 Internet.
     pub(crate) bind: Vec<SocketAddr>,
     /// Time from knowing both descriptions to the messaging channel being open.
     pub(crate) setup_timeout: Duration,
@@ -95,6 +97,7 @@ impl Default for EngineConfig {
             // The library skips loopback when it expands a wildcard, and agents on one machine may have nothing else.
             bind: vec![
                 SocketAddr::from(([0, 0, 0, 0], 0)),
+                SocketAddr::from(([0_u16; 8], 0)),
                 SocketAddr::from(([127, 0, 0, 1], 0)),
             ],
             setup_timeout: Duration::from_secs(10),
@@ -375,8 +378,10 @@ impl Peer {
     ///
     /// # Errors
     /// `Library`; `Description` when it describes what cannot be read.
-    pub(crate) async fn restart(&self) -> Result<Description, EngineError> {
+    pub(crate) async fn restart(&self, config: &EngineConfig) -> Result<Description, EngineError> {
         let connection = &self.shared.connection;
+        // Credentials of TURN servers do not last.
+        connection.set_configuration(configuration(config)).await?;
         connection.restart_ice().await?;
         let offer = connection.create_offer(None).await?;
         let description = Description::parse(&offer.sdp)?;
@@ -389,9 +394,14 @@ impl Peer {
     ///
     /// # Errors
     /// `Description` when it is refused, for one with another certificate as well: then nothing has changed. `Library`.
-    pub(crate) async fn follow_restart(&self, offer: &str) -> Result<Description, EngineError> {
+    pub(crate) async fn follow_restart(
+        &self,
+        config: &EngineConfig,
+        offer: &str,
+    ) -> Result<Description, EngineError> {
         let offer = self.same_peer(offer)?;
         let connection = &self.shared.connection;
+        connection.set_configuration(configuration(config)).await?;
         let offer = RTCSessionDescription::offer(offer.sdp).map_err(refused)?;
         connection.set_remote_description(offer).await.map_err(refused)?;
         let answer = connection.create_answer(None).await.map_err(refused)?;
@@ -694,22 +704,8 @@ impl Setup {
 
         let pace = Pace::new();
         let (handler, control, state, counters) = pump::handler();
-        let servers = config.ice_servers.iter().map(|server| RTCIceServer {
-            urls: server.urls.clone(),
-            username: server.username.clone(),
-            credential: server.credential.clone(),
-        });
-        let policy = if config.relay_only {
-            RTCIceTransportPolicy::Relay
-        } else {
-            RTCIceTransportPolicy::All
-        };
-        let configuration = RTCConfigurationBuilder::default()
-            .with_ice_servers(servers.collect())
-            .with_ice_transport_policy(policy)
-            .build();
         let builder = PeerConnectionBuilder::new()
-            .with_configuration(configuration)
+            .with_configuration(configuration(config))
             .with_setting_engine(settings(config)?)
             .with_runtime(PacedRuntime::new(
                 Arc::clone(&pace),
@@ -717,7 +713,7 @@ impl Setup {
                 config.faults.clone(),
             ))
             .with_handler(Arc::new(handler))
-            .with_udp_addrs(config.bind.clone())
+            .with_udp_addrs(usable(&config.bind))
             .with_data_channel_send_buffer_limit(config.send_limit);
         let connection = Box::pin(builder.build()).await?;
         Ok(Self {
@@ -824,6 +820,36 @@ async fn spawned<T: Send + 'static>(
         Ok(result) => result,
         Err(error) => Err(EngineError::Library(error.to_string())),
     }
+}
+
+/// Without an IPv6 wildcard where IPv6 leads nowhere: the library would offer `::` itself as an address. Nothing is sent.
+fn usable(bind: &[SocketAddr]) -> Vec<SocketAddr> {
+    let leads_somewhere = |wildcard: &SocketAddr| {
+        let probe = std::net::UdpSocket::bind(wildcard);
+        probe.is_ok_and(|probe| probe.connect(("2001:db8::1", 9)).is_ok())
+    };
+    let usable = |address: &&SocketAddr| {
+        !(address.is_ipv6() && address.ip().is_unspecified()) || leads_somewhere(address)
+    };
+    let some: Vec<SocketAddr> = bind.iter().filter(usable).copied().collect();
+    if some.is_empty() { bind.to_vec() } else { some }
+}
+
+fn configuration(config: &EngineConfig) -> RTCConfiguration {
+    let servers = config.ice_servers.iter().map(|server| RTCIceServer {
+        urls: server.urls.clone(),
+        username: server.username.clone(),
+        credential: server.credential.clone(),
+    });
+    let policy = if config.relay_only {
+        RTCIceTransportPolicy::Relay
+    } else {
+        RTCIceTransportPolicy::All
+    };
+    RTCConfigurationBuilder::default()
+        .with_ice_servers(servers.collect())
+        .with_ice_transport_policy(policy)
+        .build()
 }
 
 /// The library's knobs, set where its defaults do harm.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{BoxStream, SelectAll};
 use tokio::sync::{mpsc, watch};
@@ -20,6 +21,8 @@ use super::{
 
 /// A peer may open a few channels that we do not know; one that opens more than these is attacking.
 const MAX_FOREIGN_CHANNELS: u64 = 16;
+/// Messages of a lane that may come before it is open.
+const MAX_EARLY: usize = 16;
 /// Messages between two nudges, a quarter of what the library parks (see `Pace::nudge`). After a nudge that left
 /// something parked, at least 256 messages follow, and so does the next nudge; so nothing stays parked.
 const NUDGE_EVERY: u32 = 64;
@@ -127,6 +130,8 @@ impl SetupState {
 pub(super) struct Pump {
     shared: Arc<Shared>,
     lanes: SelectAll<LaneEvents>,
+    /// Messages that came before their lane was open.
+    early: [Vec<Bytes>; 2],
     /// Lanes whose channel exists, by index; open when `shared.lanes` has it too.
     channels: [Option<Arc<dyn DataChannel>>; 2],
     control: mpsc::Receiver<Control>,
@@ -154,6 +159,7 @@ impl Pump {
         let mut pump = Self {
             shared,
             lanes: SelectAll::new(),
+            early: Default::default(),
             channels: [None, None],
             control,
             state,
@@ -296,7 +302,11 @@ impl Pump {
                     self.since_nudge = 0;
                     self.pace.nudge();
                 }
-                self.emit(PeerEvent::Frame(lane, message.data.freeze())).await
+                let frame = message.data.freeze();
+                if self.shared.lanes[lane.index()].get().is_none() {
+                    return self.keep_early(lane, frame);
+                }
+                self.emit(PeerEvent::Frame(lane, frame)).await
             }
             Some(DataChannelEvent::OnOpen) => self.on_open(lane).await,
             Some(DataChannelEvent::OnBufferedAmountLow) => {
@@ -338,7 +348,25 @@ impl Pump {
                 until: Instant::now() + SETTLE,
             };
         }
-        self.emit(PeerEvent::ChannelOpen(lane)).await
+        self.emit(PeerEvent::ChannelOpen(lane)).await?;
+        for frame in std::mem::take(&mut self.early[lane.index()]) {
+            self.emit(PeerEvent::Frame(lane, frame)).await?;
+        }
+        Ok(())
+    }
+
+    /// The library may hand over the peer's first message before it says that the channel is open (seen through a relay). To
+    /// answer it then would be to say something into a channel that drops it.
+    fn keep_early(&mut self, lane: Lane, frame: Bytes) -> Result<(), CloseReason> {
+        let early = &mut self.early[lane.index()];
+        if early.len() < MAX_EARLY {
+            early.push(frame);
+            return Ok(());
+        }
+        match lane {
+            Lane::Messaging => Err(CloseReason::Misbehaved),
+            Lane::BestEffort => Ok(()),
+        }
     }
 
     /// DTLS enforces the fingerprint of the description. What we sign and report is computed here from the certificate that

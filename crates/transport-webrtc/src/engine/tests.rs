@@ -343,8 +343,8 @@ async fn a_restart_after_a_change_of_network_keeps_what_was_sent() {
             }
         }
         let started = Instant::now();
-        let offer = first.peer.restart().await.unwrap();
-        let answer = second.peer.follow_restart(&offer.sdp).await.unwrap();
+        let offer = first.peer.restart(&config).await.unwrap();
+        let answer = second.peer.follow_restart(&config, &offer.sdp).await.unwrap();
         first.peer.accept_restart(&answer.sdp).await.unwrap();
         let mut frames = [Vec::new(), Vec::new()];
         let both = async {
@@ -383,7 +383,7 @@ async fn a_restart_by_somebody_else_is_refused() {
     let (a, b) = connected(&loopback()).await;
     let (to_c, _events) = mpsc::channel(64);
     let (_c, offer) = Peer::offer(&loopback(), to_c).await.unwrap();
-    let refused = b.peer.follow_restart(&offer.sdp).await;
+    let refused = b.peer.follow_restart(&loopback(), &offer.sdp).await;
     assert!(matches!(refused, Err(EngineError::Description(_))), "{refused:?}");
     let frame = Bytes::from_static(b"still here");
     a.peer.send(Lane::Messaging, frame.clone()).await.unwrap();
