@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ifmesh::{AgentId, Destination, Draft, Identity, Observer, Session, Witness, WitnessConfig, WitnessPolicy};
+use ifmesh::{
+    AgentId, Destination, Draft, Identity, Observer, Session, Witness, WitnessConfig, WitnessPolicy,
+};
 use ifmesh_transport::{SessionConfig, SystemClock};
 use ifmesh_transport_mem::{Mesh, MeshConfig};
 use ifmsg::{Permissions, TrustPolicy, TrustStore};
@@ -67,7 +69,12 @@ async fn round(logs: Option<&Path>) -> f64 {
             witnesses.push(witness);
         }
         let transport = mesh.join(name).unwrap();
-        sessions.push(Session::start(transport, config, Arc::new(SystemClock), ifmesh::random()));
+        sessions.push(Session::start(
+            transport,
+            config,
+            Arc::new(SystemClock),
+            ifmesh::random(),
+        ));
     }
     let [ann, bob] = <[Session; 2]>::try_from(sessions).unwrap().map(Arc::new);
     ann.peers_until(|peers| peers.iter().any(|peer| peer.up)).await;
@@ -83,7 +90,10 @@ async fn round(logs: Option<&Path>) -> f64 {
     });
     let mut last = None;
     for number in 0..MESSAGES {
-        let draft = Draft::new(Destination::new("bob").unwrap(), json!({ "n": number, "text": text }));
+        let draft = Draft::new(
+            Destination::new("bob").unwrap(),
+            json!({ "n": number, "text": text }),
+        );
         last = Some(ann.send(draft).await.unwrap());
     }
     last.unwrap().acknowledged().await.unwrap();

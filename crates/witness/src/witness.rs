@@ -89,6 +89,7 @@ pub struct Witness {
     shared: Arc<Shared>,
     policy: Policy,
     clock: Clock,
+    queue: u64,
     writer: Mutex<Option<JoinHandle<Result<(), LogError>>>>,
 }
 
@@ -116,7 +117,8 @@ impl Witness {
         let (log, recovered) = Log::open(settings.clone(), identity.clone(), clock())?;
         let shared = Arc::new(Shared::default());
         shared.progress(&log);
-        let (jobs, inbox) = sync_channel(queue);
+        // Room for jobs that are no events, too.
+        let (jobs, inbox) = sync_channel(queue + 1);
         let writer = Writer {
             settings,
             identity,
@@ -141,6 +143,7 @@ impl Witness {
             shared,
             policy,
             clock,
+            queue: queue as u64,
             writer: Mutex::new(Some(writer)),
         };
         Ok((witness, recovered))
@@ -152,7 +155,7 @@ impl Witness {
     /// # Errors
     /// Under [`Policy::Required`] only. Under [`Policy::BestEffort`] what does not fit is counted.
     pub fn try_record(&self, entry: Entry) -> Result<(), NotRecorded> {
-        let outcome = self.offer(entry).map_err(|(error, _)| error);
+        let outcome = self.offer(vec![entry]).map_err(|(error, _)| error);
         if outcome.is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -177,28 +180,35 @@ impl Witness {
             .map_err(NotRecorded::Failed)
     }
 
-    /// Puts an event on record, whatever the policy, or gives it back; then it is not counted as lost, for it may be offered again.
-    /// Never waits.
+    /// Puts events on record, whatever the policy: all of them, or none, and then gives them back; so they are not counted as
+    /// lost, for they may be offered again. Never waits. Many at once cost less than each alone.
     ///
     /// # Errors
-    /// [`NotRecorded`], with the event.
-    pub fn offer(&self, entry: Entry) -> Result<(), (NotRecorded, Box<Entry>)> {
+    /// [`NotRecorded`], with the events.
+    pub fn offer(&self, entries: Vec<Entry>) -> Result<(), (NotRecorded, Vec<Entry>)> {
         if let Some(error) = self.failure() {
-            return Err((NotRecorded::Failed(error), Box::new(entry)));
+            return Err((NotRecorded::Failed(error), entries));
         }
-        // Before it is sent, so that `is_written` is never true of one that is still on its way.
-        self.shared.accepted.fetch_add(1, Ordering::AcqRel);
-        let sent = self.jobs.try_send(Job::Record((self.clock)(), entry));
+        let count = entries.len() as u64;
+        // Before they are sent, so that `written` never seems to have reached what is still on its way.
+        let accepted = self.shared.accepted.fetch_add(count, Ordering::AcqRel);
+        let waiting = accepted.saturating_sub(self.shared.written.load(Ordering::Acquire));
+        // What is larger than the queue finds room in an empty one.
+        let sent = if waiting > 0 && waiting + count > self.queue {
+            Err(TrySendError::Full(Job::Record((self.clock)(), entries)))
+        } else {
+            self.jobs.try_send(Job::Record((self.clock)(), entries))
+        };
         sent.map_err(|error| {
-            self.shared.accepted.fetch_sub(1, Ordering::AcqRel);
+            self.shared.accepted.fetch_sub(count, Ordering::AcqRel);
             let (reason, job) = match error {
                 TrySendError::Full(job) => (NotRecorded::Full, job),
                 TrySendError::Disconnected(job) => (NotRecorded::Closed, job),
             };
             match job {
-                Job::Record(_, entry) => (reason, Box::new(entry)),
+                Job::Record(_, entries) => (reason, entries),
                 // Nothing else was sent.
-                _ => (reason, Box::new(Entry::new(Event::EventsDropped))),
+                _ => (reason, Vec::new()),
             }
         })
     }
@@ -214,10 +224,11 @@ impl Witness {
         self.jobs.try_send(Job::Sync { durable, done }).map_err(not_sent)
     }
 
-    /// Whether everything that was recorded is with the operating system, as [`sync`](Self::sync) would wait for.
-    pub fn is_written(&self) -> bool {
+    /// How many events were accepted so far, and how many of these the writer is done with: they are with the operating system, and
+    /// survive the death of this process, or they are lost and counted.
+    pub fn progress(&self) -> (u64, u64) {
         let accepted = self.shared.accepted.load(Ordering::Acquire);
-        self.shared.written.load(Ordering::Acquire) >= accepted
+        (accepted, self.shared.written.load(Ordering::Acquire))
     }
 
     /// Counts events that a caller had to leave out: the log tells how many.
@@ -296,7 +307,7 @@ impl fmt::Debug for Witness {
 pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 enum Job {
-    Record(Timestamp, Entry),
+    Record(Timestamp, Vec<Entry>),
     Sync { durable: bool, done: Done },
     Flush(SyncSender<Result<Checkpoint, LogError>>),
     Close,
@@ -370,10 +381,12 @@ impl Writer {
         let (mut job, mut urgent, mut taken) = (first, false, 0);
         loop {
             match job {
-                Job::Record(at, entry) => {
-                    urgent |= entry.event().is_durable_at_once();
-                    self.record(at, &entry);
-                    taken += 1;
+                Job::Record(at, entries) => {
+                    for entry in &entries {
+                        urgent |= entry.event().is_durable_at_once();
+                        self.record(at, entry);
+                    }
+                    taken += entries.len() as u64;
                 }
                 other => {
                     self.write(std::mem::take(&mut urgent), &mut taken);
