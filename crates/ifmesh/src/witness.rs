@@ -78,6 +78,7 @@ pub struct Witness {
     urgent: AtomicBool,
     refusals: Mutex<Refusals>,
     late: Mutex<Option<Late>>,
+    behind_since: Mutex<Option<tokio::time::Instant>>,
 }
 
 type Late = tokio::sync::oneshot::Receiver<Result<(), LogError>>;
@@ -119,6 +120,7 @@ impl Witness {
             urgent: AtomicBool::new(false),
             refusals: Mutex::default(),
             late: Mutex::default(),
+            behind_since: Mutex::default(),
         };
         Ok((witness, recovered))
     }
@@ -206,7 +208,11 @@ impl Witness {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !entries.is_empty() {
             let (refused, back) = match self.log.offer(entries) {
-                Ok(()) => break,
+                // Here and now: cheaper than to wake the writer, and it is written before anything goes on.
+                Ok(()) => {
+                    self.log.help();
+                    break;
+                }
                 Err(refused) => refused,
             };
             entries = back;
@@ -253,9 +259,15 @@ impl Witness {
         }
     }
 
-    /// The disk was asked to sync, and has not answered in time.
-    fn is_late(&self) -> bool {
-        lock(&self.late).is_some()
+    /// Whether the log has been behind, or failed, for too long to wait for it.
+    fn is_late(&self, is_behind: bool) -> bool {
+        let mut behind = lock(&self.behind_since);
+        if !is_behind {
+            *behind = None;
+            return false;
+        }
+        let since = behind.get_or_insert_with(tokio::time::Instant::now);
+        self.log.failure().is_some() || lock(&self.late).is_some() || since.elapsed() >= PATIENCE
     }
 
     fn on_rejected(&self, rejected: &RejectedMessage) {
@@ -461,7 +473,7 @@ impl Observer for Witness {
         let (told, safe) = self.log.progress();
         // Best effort waits for no disk.
         match self.log.policy() {
-            Policy::BestEffort if self.log.failure().is_some() || self.is_late() => (told, told),
+            Policy::BestEffort if self.is_late(safe < told) => (told, told),
             _ => (told, safe),
         }
     }
