@@ -90,6 +90,11 @@ impl Application {
         self.acknowledged.len() == self.sent.len()
     }
 
+    /// How many this life was handed.
+    pub fn received(&self) -> usize {
+        self.lives.last().map_or(0, Vec::len)
+    }
+
     /// How many were sent, and how many acknowledged.
     pub fn progress(&self) -> (usize, usize) {
         (self.sent.len(), self.acknowledged.len())
