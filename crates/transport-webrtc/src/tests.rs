@@ -191,7 +191,7 @@ async fn a_good_hello_makes_the_link() {
     let channel = stage.channel().await;
     assert_eq!(hello::read(&channel.hello, &channel.facts), Ok(MAX_FRAME));
     channel
-        .say(hello::write(&identity("bob"), &channel.facts, 70_000))
+        .say(hello::write(&identity("bob"), &channel.facts, 60_000))
         .await;
     channel.say("a frame").await;
     assert_eq!(stage.event().await, TransportEvent::LinkUp { peer: id("bob") });
@@ -203,11 +203,11 @@ async fn a_good_hello_makes_the_link() {
         stage.alice.send(envelope)
     };
     let too_large = ifmesh_transport::SendError::TooLarge {
-        size: 70_001,
-        limit: 70_000,
+        size: 60_001,
+        limit: 60_000,
     };
-    assert_eq!(send(70_001).await, Err(too_large));
-    assert_eq!(send(70_000).await, Ok(()));
+    assert_eq!(send(60_001).await, Err(too_large));
+    assert_eq!(send(60_000).await, Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
