@@ -105,7 +105,7 @@ impl WebRtcConfig {
             setup_timeout: self.limits.handshake_timeout,
             disconnected_after: silence / 4,
             failed_after: silence - silence / 4,
-            keepalive: (silence / 25).clamp(Duration::from_millis(20), Duration::from_millis(400)),
+            keepalive: (silence / 20).clamp(Duration::from_millis(20), Duration::from_millis(500)),
             max_message_size: TAKEN_MESSAGE,
             faults: self.faults.clone(),
             ..EngineConfig::default()

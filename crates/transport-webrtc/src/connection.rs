@@ -53,7 +53,7 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(1);
 /// A path that answers nothing for this long is not probed any more: it is broken rather than lossy.
 const PROBE_NO_MORE: Duration = Duration::from_millis(500);
 /// How often the path is looked at.
-const MEASURE: Duration = Duration::from_secs(2);
+const MEASURE: Duration = Duration::from_secs(5);
 /// Bad chunks after which a peer is cut off.
 const MAX_BAD_CHUNKS: u32 = 64;
 
