@@ -38,8 +38,8 @@ use crate::{
     },
 };
 
-/// Samples that a reader keeps until they are taken.
-const READER_SAMPLES: i32 = 8_192;
+/// Samples that a reader keeps, *taken ones as well*: the library throws none away before there are more.
+const READER_SAMPLES: i32 = 1_024;
 /// Samples that a reliable inbox writer keeps until they are acknowledged.
 const WRITER_SAMPLES: i32 = 256;
 /// The same for presence and the bus, where one reader that is dead must not matter: 50 s of lease are fewer.

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// What a sample costs beside its payload, in bytes of credit.
-const SAMPLE_COST: u64 = 256;
+const SAMPLE_COST: u64 = 512;
 /// The first repetition of a heartbeat that brought news; each further one waits twice as long.
 const TELL_AGAIN: Duration = Duration::from_millis(30);
 /// How much of a large frame is hashed before others may run.
