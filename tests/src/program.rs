@@ -91,7 +91,9 @@ impl Running {
         let output = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = sync_channel(1_000_000);
         std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
+            // A test harness that speaks first is not listened to.
+            let is_event = |line: &String| line.starts_with('{');
+            for line in output.lines().map_while(Result::ok).filter(is_event) {
                 if sender.send(line).is_err() {
                     return;
                 }
