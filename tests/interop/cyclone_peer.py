@@ -127,6 +127,7 @@ def alive_parts(a):
         bytes.fromhex(a["peer_link"]),
         u64(a["count"]),
         u64(a["taken"]),
+        u64(a["sent"]),
     ]
 
 
@@ -217,7 +218,8 @@ class Link:
             "link": f"{self.local:016x}",
             "peer_link": self.hello["link"],
             "count": self.count,
-            "taken": self.taken,
+            "taken": self.expected,
+            "sent": self.number,
         }
         alive["signature"] = self.agent.identity.statement("IFMESH-DDS-ALIVE", *alive_parts(alive))
         self.write(self.best_effort, 1, int(self.hello["link"], 16), 0, json.dumps(alive).encode())
@@ -230,10 +232,12 @@ class Link:
     def pump(self):
         while self.waiting:
             cost = len(self.waiting[0]) + COST
-            if self.sent > self.peer_taken and self.sent - self.peer_taken + cost > self.hello["window"]:
+            while self.under_way and self.under_way[0][0] <= self.peer_taken:
+                self.under_way.pop(0)
+            if self.under_way and sum(cost for _, cost in self.under_way) + cost > self.hello["window"]:
                 return
-            self.sent += cost
             self.number += 1
+            self.under_way.append((self.number, cost))
             self.write(self.reliable, 0, int(self.hello["link"], 16), self.number, self.waiting.pop(0))
 
     def tick(self, now):
@@ -267,8 +271,8 @@ class Link:
         if answered and not self.up:
             self.up, self.heard, self.told_at = True, time.monotonic(), 0.0
             self.count = self.told = self.taken = self.peer_count = 0
-            self.sent = self.peer_taken = self.number = self.frames = self.expected = 0
-            self.waiting, self.assembler = [], Assembler()
+            self.peer_taken = self.number = self.frames = self.expected = 0
+            self.waiting, self.under_way, self.assembler = [], [], Assembler()
             tell({"event": "link", "peer": self.peer, "max_frame": hello["max_frame"]})
             self.agent.session.peer(self.peer).link_up(self.send)
 

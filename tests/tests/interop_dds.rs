@@ -12,11 +12,7 @@
     reason = "a test ends where something is wrong"
 )]
 
-use std::{
-    io::BufRead as _,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io::BufRead as _, sync::Arc, time::Duration};
 
 use ifmesh_testnet::{Host, Network};
 use ifmesh_tests::program::{PATIENCE, Running, now_millis};
@@ -29,6 +25,7 @@ use ifmsg::{
     TrustPolicy, TrustStore, canonical::Limits,
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 const OURS: &str = "mm/ours";
 const FOREIGN: &str = "zz-foreign";
