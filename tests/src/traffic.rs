@@ -90,9 +90,10 @@ impl Application {
         self.acknowledged.len() == self.sent.len()
     }
 
-    /// How many this life was handed.
-    pub fn received(&self) -> usize {
-        self.lives.last().map_or(0, Vec::len)
+    /// Whether some life of this one was handed each of the messages that `from` has sent.
+    pub fn has_all_of(&self, from: &Self) -> bool {
+        let seen: BTreeSet<_> = self.lives.iter().flatten().collect();
+        from.sent.iter().all(|id| seen.contains(id))
     }
 
     /// How many were sent, and how many acknowledged.

@@ -78,7 +78,7 @@ fn exchange(messages: usize, spoil: impl FnOnce(&Host), meanwhile: impl Fn(&Host
     let started = now();
     let mut bursts = 0;
     let done = |one: &Application, other: &Application| {
-        one.is_done() && other.is_done() && one.received() == messages && other.received() == messages
+        one.is_done() && other.is_done() && one.has_all_of(other) && other.has_all_of(one)
     };
     while bursts < messages / 10 || !done(&one, &other) {
         if bursts < messages / 10 {
