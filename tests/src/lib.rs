@@ -12,4 +12,3 @@ pub mod chaos;
 pub mod internet;
 pub mod interop;
 pub mod program;
-pub mod traffic;

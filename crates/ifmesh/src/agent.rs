@@ -3,12 +3,15 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use ifmesh_transport::{
-    Clock, IfTransport, Observer, PeerStatus, Receipt, Session, SessionConfig, SessionMetrics, SubmitError,
-    SystemClock, Taken,
+    Clock, IfTransport, LinkObserver, Observer, PeerStatus, Receipt, Router, RouterError, Session,
+    SessionConfig, SessionMetrics, SubmitError, SystemClock, Taken,
 };
 use ifmsg::{AgentId, Destination, Draft, InvalidId, Performative, VerifiedMessage};
 
-use crate::{Config, ConfigError, StateError, Witness, pins::PinKeeper, state::State, witness::Observers};
+use crate::{
+    BackendContext, BackendError, Backends, Config, ConfigError, StateError, TransportTable, Witness,
+    backends::peer_keys, pins::PinKeeper, state::State, witness::Observers,
+};
 
 /// An agent that is running. Ends when it is [closed](Self::close) or dropped.
 ///
@@ -31,6 +34,7 @@ pub struct Agent {
     session: Session,
     linger: Duration,
     witness: Option<Arc<Witness>>,
+    router: Option<Arc<Router>>,
 }
 
 /// Why an agent did not start.
@@ -49,9 +53,34 @@ pub enum StartError {
     /// What the witness keeps of its peers cannot be read.
     #[error("witness: {0}")]
     Circle(#[from] ifmesh_witness::CircleError),
-    /// The transport did not come up.
-    #[error("webrtc: {0}")]
-    WebRtc(#[from] ifmesh_transport_webrtc::StartError),
+    /// A transport did not come up.
+    #[error("[transport.{road}]: {error}")]
+    Transport {
+        /// The name of its table.
+        road: String,
+        /// Why.
+        error: BackendError,
+    },
+    /// The router refuses its rules.
+    #[error("router: {0}")]
+    Router(#[from] RouterError),
+}
+
+impl StartError {
+    pub(crate) fn road(table: &TransportTable, error: BackendError) -> Self {
+        Self::Transport {
+            road: table.name.to_string(),
+            error,
+        }
+    }
+}
+
+/// An agent before it starts.
+#[derive(Debug)]
+pub struct AgentBuilder {
+    config: Config,
+    backends: Backends,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// Why a message was not accepted.
@@ -66,14 +95,58 @@ pub enum AgentSendError {
     Submit(#[from] SubmitError),
 }
 
+impl AgentBuilder {
+    /// With these backends instead of the built-in ones.
+    #[must_use]
+    pub fn backends(mut self, backends: Backends) -> Self {
+        self.backends = backends;
+        self
+    }
+
+    /// With somebody to watch it.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, or what could not be reached.
+    pub async fn start(self) -> Result<Agent, StartError> {
+        Agent::start_with(self.config, self.backends, self.observer).await
+    }
+}
+
 impl Agent {
     /// Starts the agent of a file; see `agent.example.toml`.
     pub async fn from_file(path: impl AsRef<Path>) -> Result<Self, StartError> {
         Self::start(Config::from_file(path)?, None).await
     }
 
+    /// An agent that is to be told more than its file says.
+    pub fn builder(config: Config) -> AgentBuilder {
+        AgentBuilder {
+            config,
+            backends: Backends::default(),
+            observer: None,
+        }
+    }
+
     /// Starts an agent, with somebody to watch it.
     pub async fn start(config: Config, observer: Option<Arc<dyn Observer>>) -> Result<Self, StartError> {
+        let mut builder = Self::builder(config);
+        builder.observer = observer;
+        builder.start().await
+    }
+
+    async fn start_with(
+        config: Config,
+        backends: Backends,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Self, StartError> {
+        backends.check(&config.transports)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let state = State::open(&config.state, clock.now())?;
         let (epoch, marks) = (state.epoch, state.marks.clone());
@@ -82,7 +155,8 @@ impl Agent {
         let (mut witness, mut keepalive) = (None, None);
         if let Some(wanted) = &config.witness {
             let (agent, identity) = (&config.agent, &config.identity);
-            let (opened, recovered) = Witness::open(wanted, agent, identity, "webrtc", clock.clone()).await?;
+            let (opened, recovered) =
+                Witness::open(wanted, agent, identity, &config.transports[0].name, clock.clone()).await?;
             tracing::info!(?recovered, folder = %wanted.folder.display(), "the witness log is open");
             let opened = Arc::new(opened);
             keepalive = Some(opened.keepalive(agent, identity, &trust)?);
@@ -91,8 +165,26 @@ impl Agent {
         }
         observers.extend(observer);
         let journal = state.into_journal()?;
-        let transport = crate::webrtc::start(&config, &trust, epoch, clock.clone()).await?;
-        let transport: Arc<dyn IfTransport> = transport;
+        let keys = peer_keys(trust.clone());
+        let context = |table: &TransportTable| BackendContext {
+            road: table.name.clone(),
+            agent: config.agent.clone(),
+            identity: config.identity.clone(),
+            epoch,
+            keys: keys.clone(),
+            observer: witness.clone().map(|witness| witness as Arc<dyn LinkObserver>),
+            clock: clock.clone(),
+        };
+        let mut roads = backends.start(&config.transports, context).await?;
+        let only = if roads.len() == 1 { roads.pop() } else { None };
+        // A single transport has nothing to route.
+        let (transport, router) = match only {
+            Some(road) => (road.transport, None),
+            None => {
+                let router = Router::start(roads, config.router.clone(), crate::random())?;
+                (router.clone() as Arc<dyn IfTransport>, Some(router))
+            }
+        };
         let mut session = SessionConfig::new(config.agent.clone(), config.identity, trust, epoch);
         session.limits = config.limits;
         session.marks = marks;
@@ -105,6 +197,7 @@ impl Agent {
             session,
             linger: config.linger,
             witness,
+            router,
         })
     }
 
@@ -198,6 +291,11 @@ impl Agent {
         {
             tracing::error!(%error, "the witness log was not closed in good order");
         }
+    }
+
+    /// Its router, if it has more than one transport.
+    pub fn router(&self) -> Option<&Arc<Router>> {
+        self.router.as_ref()
     }
 
     /// Its witness, if it has one.

@@ -4,24 +4,28 @@
 //! order and delivered once. The `ifmesh` program runs the same agent for any other language, over lines of JSON.
 
 mod agent;
+mod backends;
 mod circle;
 mod config;
 mod pins;
 mod state;
-mod webrtc;
 mod witness;
 
 pub mod setup;
 
-pub use agent::{Agent, AgentSendError, StartError};
+pub use agent::{Agent, AgentBuilder, AgentSendError, StartError};
+pub use backends::{
+    Backend, BackendContext, BackendError, Backends, Dds, IceServerSection, IceTransportPolicy, MeshModeName,
+    Relay, RelaySection, WebRtc, WebRtcSection,
+};
 pub use config::{
-    Config, ConfigError, EXAMPLE, IceServerSection, IceTransportPolicy, WebRtcSection, read_identity,
-    read_trust,
+    Config, ConfigError, EXAMPLE, Explanation, MessageKind, TransportTable, read_identity, read_trust,
 };
 pub use ifmesh_transport::{
     NotAcknowledged, Observer, Outcome, PeerStatus, Receipt, Refusal, Session, SessionEvent, SessionMetrics,
     SubmitError, Taken,
 };
+pub use ifmesh_transport_webrtc::Drill;
 pub use ifmesh_witness::Policy as WitnessPolicy;
 pub use ifmsg::{
     AgentId, Delivery, Destination, Draft, Identity, Level, MessageId, Performative, Timestamp,

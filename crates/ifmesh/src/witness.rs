@@ -1,6 +1,7 @@
 //! Puts what an agent's session and transport do on record.
 
 use std::{
+    collections::VecDeque,
     fmt,
     path::{Path, PathBuf},
     sync::{
@@ -72,13 +73,12 @@ pub struct Witness {
     log: WitnessLog,
     clock: Arc<dyn Clock>,
     folder: PathBuf,
-    transport: Arc<str>,
-    /// The events of one step of the session, which go to the log together; under `Required` the session waits until they have.
-    waiting: Mutex<Vec<Entry>>,
+    transport: String,
+    /// Under `Required`: what has to wait for room. No longer than the events of one step of the session, which waits meanwhile.
+    waiting: Mutex<VecDeque<Entry>>,
     urgent: AtomicBool,
     refusals: Mutex<Refusals>,
     late: Mutex<Option<Late>>,
-    behind_since: Mutex<Option<tokio::time::Instant>>,
 }
 
 type Late = tokio::sync::oneshot::Receiver<Result<(), LogError>>;
@@ -115,12 +115,11 @@ impl Witness {
             log,
             clock,
             folder,
-            transport: transport.into(),
+            transport: transport.to_owned(),
             waiting: Mutex::default(),
             urgent: AtomicBool::new(false),
             refusals: Mutex::default(),
             late: Mutex::default(),
-            behind_since: Mutex::default(),
         };
         Ok((witness, recovered))
     }
@@ -170,14 +169,18 @@ impl Witness {
         &self.folder
     }
 
-    /// Puts an event on record that is none of the session's, at once.
     pub(crate) fn record(&self, entry: Entry) {
-        // No message hangs on these, and they come from other tasks: counted, if there is no room.
-        let _counted = self.log.try_record(entry);
-    }
-
-    fn push(&self, entry: Entry) {
-        lock(&self.waiting).push(entry);
+        if self.log.policy() == Policy::BestEffort {
+            // What does not fit is counted there.
+            let _counted = self.log.try_record(entry);
+            return;
+        }
+        let mut waiting = lock(&self.waiting);
+        if !waiting.is_empty() {
+            waiting.push_back(entry);
+        } else if let Err((_, entry)) = self.log.offer(entry) {
+            waiting.push_back(*entry);
+        }
     }
 
     /// Whether a refusal is recorded, and whether at once.
@@ -202,38 +205,31 @@ impl Witness {
         true
     }
 
-    /// Hands the events of this step to the log; under `Required`, waits until it has room for them.
-    async fn hand_over(&self) -> Result<(), NotRecorded> {
-        let mut entries = std::mem::take(&mut *lock(&self.waiting));
+    /// Waits until what has to wait has found room.
+    async fn make_room(&self) -> Result<(), NotRecorded> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        while !entries.is_empty() {
-            let (refused, back) = match self.log.offer(entries) {
-                // Here and now: cheaper than to wake the writer, and it is written before anything goes on.
-                Ok(()) => {
-                    self.log.help();
-                    break;
-                }
-                Err(refused) => refused,
-            };
-            entries = back;
-            if self.log.policy() == Policy::BestEffort {
-                self.log.count_dropped(entries.len() as u64);
-                break;
-            }
-            if refused != NotRecorded::Full || tokio::time::Instant::now() >= deadline {
-                // They keep their place before whatever comes.
+        loop {
+            let refused = {
                 let mut waiting = lock(&self.waiting);
-                entries.append(&mut waiting);
-                *waiting = entries;
+                loop {
+                    let Some(entry) = waiting.pop_front() else {
+                        return Ok(());
+                    };
+                    if let Err((error, entry)) = self.log.offer(entry) {
+                        waiting.push_front(*entry);
+                        break error;
+                    }
+                }
+            };
+            if refused != NotRecorded::Full || tokio::time::Instant::now() >= deadline {
                 return Err(refused);
             }
             tokio::time::sleep(ROOM_AGAIN).await;
         }
-        Ok(())
     }
 
-    /// Waits until everything that was recorded is on disk.
-    async fn sync(&self) -> Result<(), String> {
+    /// Waits until everything that was recorded is written, or on disk.
+    async fn sync(&self, durable: bool) -> Result<(), String> {
         let slow = || "the disk does not answer".to_owned();
         // One that did not answer is asked again only once it has.
         let late = lock(&self.late).take();
@@ -248,7 +244,7 @@ impl Witness {
         }
         let (sender, mut answer) = tokio::sync::oneshot::channel();
         let done = Box::new(move |result| drop(sender.send(result)));
-        self.log.sync(true, done).map_err(|error| error.to_string())?;
+        self.log.sync(durable, done).map_err(|error| error.to_string())?;
         match tokio::time::timeout(PATIENCE, &mut answer).await {
             Ok(Ok(result)) => result.map_err(|error| error.to_string()),
             Ok(Err(_)) => Err(NotRecorded::Closed.to_string()),
@@ -257,17 +253,6 @@ impl Witness {
                 Err(slow())
             }
         }
-    }
-
-    /// Whether the log has been behind, or failed, for too long to wait for it.
-    fn is_late(&self, is_behind: bool) -> bool {
-        let mut behind = lock(&self.behind_since);
-        if !is_behind {
-            *behind = None;
-            return false;
-        }
-        let since = behind.get_or_insert_with(tokio::time::Instant::now);
-        self.log.failure().is_some() || lock(&self.late).is_some() || since.elapsed() >= PATIENCE
     }
 
     fn on_rejected(&self, rejected: &RejectedMessage) {
@@ -284,20 +269,20 @@ impl Witness {
             return;
         }
         let mut entry = of_message(event, header, rejected.digest, &header.source)
-            .transport(self.transport.clone())
+            .transport(&self.transport)
             .with("reason", reason.name())
             .with("key_id", rejected.key.to_hex())
             .with("authentic", u32::from(rejected.authentic));
         if let Some(first) = rejected.proof.as_ref().and_then(|proof| proof.first.as_ref()) {
             entry = entry.with("first_digest", first.digest().to_hex());
         }
-        self.push(entry);
+        self.record(entry);
     }
 
     fn on_finished(&self, about: Entry, id: &MessageId, conversation: Option<&MessageId>, outcome: &Outcome) {
-        let mut entry = about.with("message_id", id.clone());
+        let mut entry = about.with("message_id", id.as_str());
         if let Some(conversation) = conversation {
-            entry = entry.with("conversation", conversation.clone());
+            entry = entry.with("conversation", conversation.as_str());
         }
         if let Outcome::Refused(refusal) = outcome {
             entry = entry.with(
@@ -310,7 +295,7 @@ impl Witness {
                 },
             );
         }
-        self.push(entry);
+        self.record(entry);
     }
 }
 
@@ -320,11 +305,11 @@ impl Observer for Witness {
         let entry = match event {
             SessionEvent::PeerUp { peer, epoch } => Entry::new(Event::PeerConnected)
                 .peer(peer.clone())
-                .transport(self.transport.clone())
+                .transport(&self.transport)
                 .with("epoch", *epoch),
             SessionEvent::PeerDown { peer, reason } => Entry::new(Event::PeerDisconnected)
                 .peer(peer.clone())
-                .transport(self.transport.clone())
+                .transport(&self.transport)
                 .with("reason", reason.as_str()),
             SessionEvent::Pinned { agent, key } => {
                 self.urgent.store(true, Ordering::Relaxed);
@@ -358,7 +343,7 @@ impl Observer for Witness {
                     return;
                 }
                 let mut entry = of_message(Event::IfmessageSent, message.header(), message.digest(), peer)
-                    .transport(self.transport.clone());
+                    .transport(&self.transport);
                 if *attempt > 1 {
                     entry = entry.with("attempt", *attempt);
                 }
@@ -373,7 +358,7 @@ impl Observer for Witness {
                 message.digest(),
                 message.source(),
             )
-            .transport(road.clone().unwrap_or_else(|| self.transport.clone())),
+            .transport(road.as_deref().unwrap_or(&self.transport)),
             SessionEvent::Rejected { rejected } => return self.on_rejected(rejected),
             SessionEvent::Malformed { link, error } => {
                 if !self.admit_refusal(false) {
@@ -381,7 +366,7 @@ impl Observer for Witness {
                 }
                 Entry::new(Event::IfmessageRejected)
                     .peer(link.clone())
-                    .transport(self.transport.clone())
+                    .transport(&self.transport)
                     .with("reason", Rejection::from(error.clone()).name())
             }
             SessionEvent::Finished {
@@ -416,7 +401,7 @@ impl Observer for Witness {
             SessionEvent::Road { change } => {
                 let entry = Entry::new(Event::RoadChanged)
                     .peer(change.peer.clone())
-                    .transport(change.road.clone())
+                    .transport(&change.road)
                     .with("from", change.from.as_str())
                     .with("to", change.to.as_str())
                     .with("reason", change.reason);
@@ -430,7 +415,7 @@ impl Observer for Witness {
                     return;
                 }
                 let entry = Entry::new(Event::LinkRefused)
-                    .transport(self.transport.clone())
+                    .transport(&self.transport)
                     .with("reason", *reason)
                     .with("detail", detail.as_str());
                 match peer {
@@ -443,19 +428,22 @@ impl Observer for Witness {
             }
             _ => return,
         };
-        self.push(entry);
+        self.record(entry);
     }
 
-    async fn settle(&self) -> Result<(), ObserverError> {
+    async fn settle(&self, acknowledging: bool) -> Result<(), ObserverError> {
         let required = self.log.policy() == Policy::Required;
-        self.hand_over()
-            .await
-            .map_err(|error| ObserverError(error.to_string()))?;
-        if self.urgent.swap(false, Ordering::Relaxed) {
-            match self.sync().await {
+        if required {
+            self.make_room()
+                .await
+                .map_err(|error| ObserverError(error.to_string()))?;
+        }
+        let urgent = self.urgent.swap(false, Ordering::Relaxed);
+        if urgent || (acknowledging && !self.log.is_written()) {
+            match self.sync(urgent).await {
                 Ok(()) => {}
                 Err(error) if required => {
-                    self.urgent.store(true, Ordering::Relaxed);
+                    self.urgent.fetch_or(urgent, Ordering::Relaxed);
                     return Err(ObserverError(error));
                 }
                 Err(error) => {
@@ -466,15 +454,6 @@ impl Observer for Witness {
         match self.log.failure() {
             Some(error) if required => Err(ObserverError(error.to_string())),
             _ => Ok(()),
-        }
-    }
-
-    fn progress(&self) -> (u64, u64) {
-        let (told, safe) = self.log.progress();
-        // Best effort waits for no disk.
-        match self.log.policy() {
-            Policy::BestEffort if self.is_late(safe < told) => (told, told),
-            _ => (told, safe),
         }
     }
 }
@@ -500,7 +479,8 @@ impl LinkObserver for Witness {
                 .with("label", *label),
             _ => return,
         };
-        self.record(entry.transport(transport));
+        // No message hangs on these, and they come from other tasks: counted, if there is no room.
+        let _counted = self.log.try_record(entry.transport(transport));
     }
 }
 
@@ -516,15 +496,15 @@ fn of_message(event: Event, header: &Header, digest: MessageDigest, peer: &Agent
     let mut entry = Entry::new(event)
         .peer(peer.clone())
         .digest(digest)
-        .with("message_id", header.id.clone());
+        .with("message_id", header.id.as_str());
     if let Some(trace) = header.trace_id {
         entry = entry.trace(trace);
     }
     if let Some(conversation) = &header.conversation_id {
-        entry = entry.with("conversation", conversation.clone());
+        entry = entry.with("conversation", conversation.as_str());
     }
     if let Some(to) = &header.in_reply_to {
-        entry = entry.with("in_reply_to", to.clone());
+        entry = entry.with("in_reply_to", to.as_str());
     }
     if let Some(act) = &header.performative {
         entry = entry.with("performative", act.as_str());
@@ -548,16 +528,11 @@ impl Observer for Observers {
         self.0.iter().for_each(|observer| observer.on_event(event));
     }
 
-    async fn settle(&self) -> Result<(), ObserverError> {
+    async fn settle(&self, acknowledging: bool) -> Result<(), ObserverError> {
         for observer in &self.0 {
-            observer.settle().await?;
+            observer.settle(acknowledging).await?;
         }
         Ok(())
-    }
-
-    fn progress(&self) -> (u64, u64) {
-        let all = self.0.iter().map(|observer| observer.progress());
-        all.fold((0, 0), |(told, safe), (more, of_it)| (told + more, safe + of_it))
     }
 }
 

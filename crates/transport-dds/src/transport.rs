@@ -228,8 +228,7 @@ impl IfTransport for DdsTransport {
         Capabilities {
             max_frame: self.max_frame,
             ordered: true,
-            // Among those who may write to an inbox are strangers: they can make the library's cache overflow.
-            reliable: false,
+            reliable: true,
             broadcast: true,
         }
     }

@@ -1,6 +1,5 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-use ifmesh_signaling::ClientTls;
 use ifmesh_transport::{ChunkLimits, LinkObserver, MAX_CHUNKED_FRAME, PeerKeys};
 use ifmsg::{AgentId, Identity};
 
@@ -16,13 +15,11 @@ pub struct WebRtcConfig {
     pub identity: Identity,
     /// Grows with each start of the agent; at most 2^53-1. Peers drop what is left of an earlier life when a higher one comes.
     pub epoch: u64,
-    /// Signaling servers, `ws://host:port` or `wss://host:port`, one or more. One is used at a time; after a failure the next is tried.
+    /// Signaling servers, `ws://host:port`, one or more. One is used at a time; after a failure the next is tried.
     pub signaling: Vec<String>,
-    /// Whose certificates are taken for those of a `wss://` server.
-    pub tls: ClientTls,
     /// If set: only a signaling server of this name is registered with.
     pub server_id: Option<AgentId>,
-    /// STUN and TURN servers, beside those that the signaling server hands out. None by default.
+    /// STUN and TURN servers. None by default: host candidates only.
     pub ice_servers: Vec<IceServer>,
     /// Use those that the signaling server hands out, too: true. They see this agent's address, which the signaling server
     /// sees anyway, and can carry connections or not, but read nothing.
@@ -41,8 +38,28 @@ pub struct WebRtcConfig {
     pub observer: Option<Arc<dyn LinkObserver>>,
     /// Bounds and timers.
     pub limits: WebRtcLimits,
+    /// Lets somebody rehearse failures.
+    pub drill: Option<Drill>,
     /// What goes wrong, in tests.
     pub(crate) faults: Option<Arc<Faults>>,
+}
+
+/// Breaks the network of a transport on purpose, to rehearse failures. Cheap to clone; all clones are the same drill.
+#[derive(Debug, Clone)]
+pub struct Drill(Arc<Faults>);
+
+impl Default for Drill {
+    fn default() -> Self {
+        Self(Faults::new(0))
+    }
+}
+
+impl Drill {
+    /// While `on`, nothing leaves the transport's sockets and nothing that comes is read, and nobody is told: as when a cable
+    /// is cut far away.
+    pub fn blackhole(&self, on: bool) {
+        self.0.lose(if on { 1_000_000 } else { 0 });
+    }
 }
 
 /// With whom to keep links. All agents of a mesh should use the same mode: one that links with everybody brings back what one on
@@ -82,7 +99,6 @@ impl WebRtcConfig {
             identity,
             epoch,
             signaling: signaling.into_iter().map(Into::into).collect(),
-            tls: ClientTls::default(),
             server_id: None,
             ice_servers: Vec::new(),
             take_ice_servers: true,
@@ -92,6 +108,7 @@ impl WebRtcConfig {
             mesh: MeshMode::default(),
             observer: None,
             limits: WebRtcLimits::default(),
+            drill: None,
             faults: None,
         }
     }
@@ -105,9 +122,12 @@ impl WebRtcConfig {
             setup_timeout: self.limits.handshake_timeout,
             disconnected_after: silence / 4,
             failed_after: silence - silence / 4,
-            keepalive: (silence / 20).clamp(Duration::from_millis(20), Duration::from_millis(500)),
+            keepalive: (silence / 25).clamp(Duration::from_millis(20), Duration::from_millis(400)),
             max_message_size: TAKEN_MESSAGE,
-            faults: self.faults.clone(),
+            faults: self
+                .faults
+                .clone()
+                .or_else(|| self.drill.clone().map(|drill| drill.0)),
             ..EngineConfig::default()
         }
     }

@@ -71,7 +71,7 @@ mod random;
 mod tests;
 mod transport;
 
-pub use config::{IceServer, MeshMode, WebRtcConfig, WebRtcLimits};
+pub use config::{Drill, IceServer, MeshMode, WebRtcConfig, WebRtcLimits};
 pub use error::StartError;
 pub use ifmesh_transport::{PeerKeys, PeerTrust};
 pub use transport::{WebRtcMetrics, WebRtcTransport};

@@ -1,9 +1,9 @@
 //! What a line of the log says.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt};
 
 use ifmsg::{
-    AgentId, MessageDigest, MessageId, Timestamp, TraceId,
+    AgentId, MessageDigest, Timestamp, TraceId,
     canonical::{self, CanonicalError, Limits, Value, ValueKind},
 };
 
@@ -133,7 +133,7 @@ pub enum Detail {
     /// A number within ±(2^53 - 1).
     Number(i64),
     /// A name or a reason; never a payload, never a secret.
-    Text(Arc<str>),
+    Text(String),
 }
 
 impl From<u64> for Detail {
@@ -156,14 +156,7 @@ impl From<i64> for Detail {
 
 impl From<&str> for Detail {
     fn from(text: &str) -> Self {
-        Self::Text(text[..text.floor_char_boundary(MAX_METADATA_TEXT)].into())
-    }
-}
-
-impl From<MessageId> for Detail {
-    fn from(id: MessageId) -> Self {
-        // No id is longer than a text may be.
-        Self::Text(id.into())
+        Self::Text(text[..text.floor_char_boundary(MAX_METADATA_TEXT)].to_owned())
     }
 }
 
@@ -184,11 +177,10 @@ pub struct Entry {
     pub(crate) event: Event,
     pub(crate) peer: Option<AgentId>,
     pub(crate) trace: Option<TraceId>,
-    pub(crate) transport: Option<Arc<str>>,
+    pub(crate) transport: Option<String>,
     pub(crate) digest: Option<MessageDigest>,
     pub(crate) sdp_hash: Option<[u8; 32]>,
-    /// Sorted by name.
-    pub(crate) metadata: Vec<(Cow<'static, str>, Detail)>,
+    pub(crate) metadata: BTreeMap<String, Detail>,
 }
 
 impl Entry {
@@ -201,7 +193,7 @@ impl Entry {
             transport: None,
             digest: None,
             sdp_hash: None,
-            metadata: Vec::new(),
+            metadata: BTreeMap::new(),
         }
     }
 
@@ -222,12 +214,8 @@ impl Entry {
 
     /// The transport's name. Cut as metadata is.
     #[must_use]
-    pub fn transport(mut self, name: impl Into<Arc<str>>) -> Self {
-        let name = name.into();
-        self.transport = Some(match name.floor_char_boundary(MAX_METADATA_NAME) {
-            end if end < name.len() => name[..end].into(),
-            _ => name,
-        });
+    pub fn transport(mut self, name: &str) -> Self {
+        self.transport = Some(name[..name.floor_char_boundary(MAX_METADATA_NAME)].to_owned());
         self
     }
 
@@ -248,19 +236,14 @@ impl Entry {
     /// Adds a name and a number or a short text. Characters of `name` outside `a-z0-9_` become `_`, and it is cut to 64; of
     /// the same name the last holds; after [`MAX_METADATA`] names a new one is left out.
     #[must_use]
-    pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Detail>) -> Self {
-        let mut name = name.into();
-        if name.len() > MAX_METADATA_NAME || !name.bytes().all(|byte| is_name_char(byte.into())) {
-            let mended = name
-                .chars()
-                .take(MAX_METADATA_NAME)
-                .map(|char| if is_name_char(char) { char } else { '_' });
-            name = Cow::Owned(mended.collect());
-        }
-        match self.metadata.binary_search_by(|(other, _)| other.cmp(&name)) {
-            Ok(at) => self.metadata[at].1 = value.into(),
-            Err(at) if self.metadata.len() < MAX_METADATA => self.metadata.insert(at, (name, value.into())),
-            Err(_) => {}
+    pub fn with(mut self, name: &str, value: impl Into<Detail>) -> Self {
+        let name: String = name
+            .chars()
+            .take(MAX_METADATA_NAME)
+            .map(|char| if is_name_char(char) { char } else { '_' })
+            .collect();
+        if self.metadata.len() < MAX_METADATA || self.metadata.contains_key(&name) {
+            self.metadata.insert(name, value.into());
         }
         self
     }
@@ -416,7 +399,7 @@ fn metadata(value: Value<'_>) -> Option<BTreeMap<String, Detail>> {
     for (name, value) in value.members()? {
         let value = match value.kind() {
             ValueKind::Number => Detail::Number(value.as_integer()?),
-            ValueKind::String => Detail::Text(value.as_str()?.as_ref().into()),
+            ValueKind::String => Detail::Text(value.as_str()?.into_owned()),
             _ => return None,
         };
         let fits = name.chars().all(is_name_char) && name.len() <= MAX_METADATA_NAME;
@@ -552,9 +535,9 @@ mod tests {
             entry.digest = digest.map(MessageDigest::from_bytes);
             entry.sdp_hash = sdp_hash;
             if let Some(name) = &transport {
-                entry = entry.transport(name.as_str());
+                entry = entry.transport(name);
             }
-            metadata.into_iter().fold(entry, |entry, (name, value)| entry.with(name, value))
+            metadata.into_iter().fold(entry, |entry, (name, value)| entry.with(&name, value))
         }
     }
 
@@ -578,10 +561,10 @@ mod tests {
                 event: record.event,
                 peer: record.peer,
                 trace: entry.trace,
-                transport: record.transport.map(Into::into),
+                transport: record.transport,
                 digest: record.digest,
                 sdp_hash: record.sdp_hash,
-                metadata: record.metadata.into_iter().map(|(name, value)| (name.into(), value)).collect(),
+                metadata: record.metadata,
             };
             prop_assert_eq!(read, entry);
         }

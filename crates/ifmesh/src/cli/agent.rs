@@ -1,15 +1,16 @@
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use clap::Args;
-use ifmesh::{Config, Observer, Outcome, Receipt, Session, SessionEvent, Taken};
-use ifmesh_transport::{LinkState, LinkStatus, Path};
+use ifmesh::{Backends, Config, Drill, Observer, Outcome, Receipt, Session, SessionEvent, Taken, WebRtc};
+use ifmesh_transport::{LinkState, LinkStatus, Path, RoadStatus};
 use ifmsg::canonical::Limits;
 use serde_json::{Value, json};
 use tokio::{
@@ -28,7 +29,7 @@ use super::{Failure, exit, lines};
 /// {"ask":"links"} asks how each peer is reached: the event links says for each whether it is direct or relayed, by which
 /// two ends, its last round trip in microseconds, and since when.
 ///
-/// Out, one event on each line: ready, peer-up, peer-down, message (the whole signed message, verified), accepted,
+/// Out, one event on each line: ready, peer-up, peer-down, road (which of several transports carries), message (the whole signed message, verified), accepted,
 /// acknowledged, not-acknowledged, unconfirmed, line-refused, rejected, links, closed. A message is acknowledged to its sender once its
 /// line has been written.
 #[derive(Debug, Args)]
@@ -43,6 +44,10 @@ pub(crate) struct Agent {
     /// End when standard input ends, once everything that was sent is acknowledged. Otherwise go on receiving.
     #[arg(long)]
     exit_at_eof: bool,
+    /// Take lines that break the network on purpose, to rehearse failures: {"drill":"blackhole","transport":"webrtc","on":true} makes
+    /// every WebRTC socket of this agent fall silent, without closing it.
+    #[arg(long)]
+    drills: bool,
 }
 
 impl Agent {
@@ -50,7 +55,10 @@ impl Agent {
         let config = Config::from_file(&self.config).map_err(Failure::usage)?;
         let (linger, limits) = (config.linger, config.limits.message);
         let (output, lines) = output();
-        let agent = ifmesh::Agent::start(config, Some(Arc::new(output.clone()))).await?;
+        let drill = self.drills.then(Drill::default);
+        let backends = Backends::default().with("webrtc", WebRtc { drill: drill.clone() });
+        let builder = ifmesh::Agent::builder(config).backends(backends);
+        let agent = builder.observer(Arc::new(output.clone())).start().await?;
         let ready = json!({ "event": "ready", "agent": agent.id(), "pid": std::process::id() });
         output.line(ready).await;
         let console = Console {
@@ -59,6 +67,7 @@ impl Agent {
             exit_at_eof: self.exit_at_eof,
             output,
             lines,
+            drill,
         };
         let (input, to) = (BufReader::new(tokio::io::stdin()), tokio::io::stdout());
         let served = serve(agent.session(), console, input, to, exit::asked_to_end()).await;
@@ -76,6 +85,8 @@ pub(crate) struct Console {
     pub(crate) exit_at_eof: bool,
     pub(crate) output: Output,
     pub(crate) lines: Lines,
+    /// Breaks the network, where that is allowed.
+    pub(crate) drill: Option<Drill>,
 }
 
 /// Serves a session over lines, until the input ends (if that is wanted), `end` comes, the session ends, or nobody reads the
@@ -93,10 +104,11 @@ pub(crate) async fn serve(
         exit_at_eof,
         output,
         lines,
+        drill,
     } = console;
     let dialogue = async move {
         let reading = async {
-            read_lines(session, &limits, input, &output).await;
+            read_lines(session, &limits, drill.as_ref(), input, &output).await;
             if !exit_at_eof {
                 std::future::pending::<()>().await;
             }
@@ -112,7 +124,7 @@ pub(crate) async fn serve(
             // What comes while the last acknowledgements are on their way is received as well.
             tokio::join!(session.close(linger), receiving);
         }
-        output.line(closed(session)).await;
+        output.line(closed(session, &output)).await;
     };
     let writing = write_lines(lines, to);
     tokio::pin!(writing);
@@ -124,7 +136,7 @@ pub(crate) async fn serve(
     }
 }
 
-fn closed(session: &Session) -> Value {
+fn closed(session: &Session, output: &Output) -> Value {
     let metrics = session.metrics();
     json!({
         "event": "closed",
@@ -132,6 +144,7 @@ fn closed(session: &Session) -> Value {
         "received": metrics.received,
         "acknowledged": metrics.acknowledged,
         "resent": metrics.resent,
+        "resent_to": *output.resent(),
         "duplicates": metrics.duplicates,
         "rejected": metrics.rejected,
         "dropped": metrics.dropped,
@@ -141,6 +154,7 @@ fn closed(session: &Session) -> Value {
 async fn read_lines(
     session: &Session,
     limits: &Limits,
+    drill: Option<&Drill>,
     mut input: impl AsyncBufRead + Unpin,
     output: &Output,
 ) {
@@ -159,6 +173,13 @@ async fn read_lines(
             Ok(_) if line.trim().is_empty() => continue,
             Ok(_) if is_question(&line) => {
                 output.line(links(session)).await;
+                continue;
+            }
+            Ok(_) if let (Some(drill), Some(on)) = (drill, drill_in(&line)) => {
+                drill.blackhole(on);
+                output
+                    .line(json!({ "event": "drill", "transport": "webrtc", "on": on, "at_us": now_us() }))
+                    .await;
                 continue;
             }
             Ok(_) => {
@@ -201,6 +222,19 @@ fn is_question(line: &str) -> bool {
     line.len() < 64 && serde_json::from_str::<Question>(line).is_ok_and(|question| question.ask == "links")
 }
 
+/// Whether a line is a drill, and if so, whether sockets fall silent.
+fn drill_in(line: &str) -> Option<bool> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Line {
+        drill: String,
+        transport: String,
+        on: bool,
+    }
+    let line: Line = (line.len() < 128).then(|| serde_json::from_str(line).ok())??;
+    (line.drill == "blackhole" && line.transport == "webrtc").then_some(line.on)
+}
+
 /// How each peer is reached.
 fn links(session: &Session) -> Value {
     let links: Vec<_> = session.transport().links().iter().map(link).collect();
@@ -216,6 +250,18 @@ fn link(link: &LinkStatus) -> Value {
         "remote": link.remote,
         "round_trip_us": link.round_trip.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
         "since": link.since.map(|since| since.to_string()),
+        "roads": link.roads.iter().map(road).collect::<Vec<_>>(),
+    })
+}
+
+fn road(road: &RoadStatus) -> Value {
+    json!({
+        "road": &*road.road,
+        "health": road.health.as_str(),
+        "preferred": road.preferred,
+        "up": road.link == LinkState::Up,
+        "path": road.path.map(Path::as_str),
+        "round_trip_us": road.round_trip.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
     })
 }
 
@@ -263,6 +309,8 @@ pub(crate) struct Output {
     lines: mpsc::Sender<OutputLine>,
     /// Events of the session that found no room, since they must not block it.
     missed: Arc<AtomicU64>,
+    /// Messages sent again, for each peer.
+    resent: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 pub(crate) type Lines = mpsc::Receiver<OutputLine>;
@@ -281,6 +329,7 @@ pub(crate) fn output() -> (Output, Lines) {
         Output {
             lines: sender,
             missed: Arc::default(),
+            resent: Arc::default(),
         },
         receiver,
     )
@@ -312,6 +361,10 @@ impl Output {
                 taken: Some(taken),
             })
             .await;
+    }
+
+    fn resent(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.resent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn try_line(&self, value: &Value) {
@@ -356,6 +409,23 @@ impl Observer for Output {
             SessionEvent::TransportRefused { peer, reason, detail } => {
                 json!({ "event": "rejected", "reason": reason, "peer": peer, "detail": detail })
             }
+            SessionEvent::Sent { peer, attempt, .. } => {
+                if *attempt > 1 {
+                    *self.resent().entry(peer.to_string()).or_default() += 1;
+                }
+                return;
+            }
+            SessionEvent::Road { change } => json!({
+                "event": "road",
+                "peer": change.peer,
+                "road": &*change.road,
+                "from": change.from.as_str(),
+                "to": change.to.as_str(),
+                "reason": change.reason,
+                "switched": change.switched.as_ref().map(|(from, to)| [&**from, &**to]),
+                "resent": self.resent().get(change.peer.as_str()).copied().unwrap_or(0),
+                "at_us": now_us(),
+            }),
             SessionEvent::Pinned { agent, key } => {
                 json!({ "event": "pinned", "agent": agent, "key": key.to_hex() })
             }

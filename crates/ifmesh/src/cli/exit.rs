@@ -67,7 +67,10 @@ impl fmt::Display for Failure {
 impl From<ifmesh::StartError> for Failure {
     fn from(error: ifmesh::StartError) -> Self {
         match error {
-            ifmesh::StartError::WebRtc(_) => Self::unavailable(error),
+            ifmesh::StartError::Transport {
+                error: ifmesh::BackendError::Unavailable(_),
+                ..
+            } => Self::unavailable(error),
             _ => Self::usage(error),
         }
     }

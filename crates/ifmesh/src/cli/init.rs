@@ -26,6 +26,12 @@ pub(crate) struct Init {
     /// The signaling servers that they use, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "ws://127.0.0.1:8443")]
     signaling: Vec<String>,
+    /// The transports that they use, best first, separated by commas: webrtc, dds, relay.
+    #[arg(long, value_delimiter = ',', default_value = "webrtc")]
+    transport: Vec<String>,
+    /// The DDS domain of those that use dds.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=232))]
+    domain: u16,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -39,7 +45,12 @@ impl Init {
         } else {
             self.names
         };
-        let swarm = setup::init(&self.folder, &names, &self.signaling).map_err(Failure::usage)?;
+        let roads = setup::Roads {
+            transports: self.transport,
+            signaling: self.signaling,
+            domain: self.domain,
+        };
+        let swarm = setup::init(&self.folder, &names, &roads).map_err(Failure::usage)?;
         if self.json {
             let agents: serde_json::Map<_, _> = swarm
                 .agents

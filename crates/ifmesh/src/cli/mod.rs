@@ -1,6 +1,7 @@
 //! The command line. One file for each command.
 
 mod agent;
+mod config;
 mod demo;
 pub(crate) mod exit;
 mod init;
@@ -44,6 +45,7 @@ enum Command {
     Signaling(signaling::Signaling),
     Agent(agent::Agent),
     Send(send::Send),
+    Config(config::Config),
     Verify(verify::Verify),
     Witness(Box<witness::Witness>),
 }
@@ -53,6 +55,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<u8, Failure> {
         Command::Demo(command) => Box::pin(command.run()).await,
         Command::Init(command) => command.run(),
         Command::Keygen(command) => command.run(),
+        Command::Config(command) => command.run(),
         Command::Signaling(command) => Box::pin(command.run()).await,
         Command::Agent(command) => Box::pin(command.run()).await,
         Command::Send(command) => Box::pin(command.run()).await,

@@ -93,6 +93,10 @@ impl Faults {
         self.lost_per_million.store(per_million, Ordering::Relaxed);
     }
 
+    fn is_blackhole(&self) -> bool {
+        self.lost_per_million.load(Ordering::Relaxed) >= 1_000_000
+    }
+
     /// Whatever sockets there are send nothing any more: as when an address is gone. New ones are not affected.
     pub(crate) fn change_network(&self) {
         self.generation.fetch_add(1, Ordering::Relaxed);
@@ -240,8 +244,14 @@ impl AsyncUdpSocket for PacedSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        if let ready @ Poll::Ready(_) = self.inner.poll_recv(cx, bufs, meta) {
-            return ready;
+        while let ready @ Poll::Ready(_) = self.inner.poll_recv(cx, bufs, meta) {
+            let is_lost = self
+                .faults
+                .as_ref()
+                .is_some_and(|(faults, _)| faults.is_blackhole());
+            if !is_lost {
+                return ready;
+            }
         }
         // Several sockets share the slot: the last one that was polled is woken, and whichever is polled next takes the
         // nudge. Registered before the flag is read, so that a nudge in between is not lost.

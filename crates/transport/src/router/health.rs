@@ -9,8 +9,10 @@
 //! # The rules
 //! 1. Doubt alone decides nothing. It sends a ping, and the road has `grace` to answer. So a lost message, a slow
 //!    application or a moment without CPU moves no traffic.
-//! 2. No proof within `grace`, and no word either: [`RoadHealth::Degraded`], and traffic moves to a better road. With word
-//!    from the peer, but no proof, it takes four times as long: that is a busy road, or one that is dead in one direction.
+//! 2. No proof within `grace`, and no word either, while another road has answered meanwhile: [`RoadHealth::Degraded`], and
+//!    traffic moves. With word from the peer, but no proof, it takes four times as long: that is a busy road, or one that is
+//!    dead in one direction. If no other road answers either, the peer is slow, not the road, and traffic stays for
+//!    `down_after` more.
 //! 3. No proof within `down_after` more: [`RoadHealth::Down`].
 //! 4. From `Degraded` any proof leads back. From `Down`, or after the link was gone, the road has to answer three pings over
 //!    `failback_after`, a time that doubles with each failure in the last minute: no flapping.
@@ -52,6 +54,8 @@ const MOST_PROBATION: Duration = Duration::from_secs(60);
 const UNKNOWN_ROUND_TRIP: Duration = Duration::from_millis(250);
 /// A road that takes longer is called silent.
 const MOST_ROUND_TRIP: Duration = Duration::from_secs(5);
+/// How often a silent road is looked at while no other one answers.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Pings that wait for an answer at the same time.
 const MOST_PINGS: usize = 8;
 /// Pings that a road on probation answers at least.
@@ -76,6 +80,8 @@ pub(super) struct Health {
     /// Pings that wait for their answers, oldest first; a few.
     pings: VecDeque<Ping>,
     pinged: Option<Duration>,
+    /// Somebody wants to know whether it answers.
+    asked: Option<Duration>,
     failures: u32,
     failed: Option<Duration>,
 }
@@ -85,6 +91,8 @@ struct Doubt {
     since: Duration,
     /// Since when it is degraded for it.
     degraded: Option<Duration>,
+    /// No other road had answered either.
+    look_again: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -123,6 +131,7 @@ impl Health {
             probation: None,
             pings: VecDeque::new(),
             pinged: None,
+            asked: None,
             failures: 0,
             failed: None,
         }
@@ -209,6 +218,7 @@ impl Health {
             self.doubt = Some(Doubt {
                 since: now,
                 degraded: None,
+                look_again: now,
             });
         }
     }
@@ -233,8 +243,25 @@ impl Health {
         changed.or_else(|| self.end_probation(now))
     }
 
-    /// Time has passed.
-    pub(super) fn on_timeout(&mut self, now: Duration) -> Option<Changed> {
+    /// Since when it is doubted without a verdict.
+    pub(super) fn doubted_since(&self) -> Option<Duration> {
+        self.doubt
+            .filter(|doubt| doubt.degraded.is_none())
+            .map(|doubt| doubt.since)
+    }
+
+    /// Something that was sent since then has been answered.
+    pub(super) fn has_answered_since(&self, since: Duration) -> bool {
+        self.linked && self.proved.is_some_and(|proved| proved >= since)
+    }
+
+    /// Another road is doubted: this one is to be pinged, too, so that they can be compared.
+    pub(super) fn ask(&mut self, since: Duration) {
+        self.asked = Some(since);
+    }
+
+    /// Time has passed. `other_answers`: another road has answered since this one is doubted.
+    pub(super) fn on_timeout(&mut self, now: Duration, other_answers: bool) -> Option<Changed> {
         if !self.linked {
             return None;
         }
@@ -268,7 +295,9 @@ impl Health {
         }
         let doubt = self.doubt?;
         match doubt.degraded {
-            None if now >= self.decides_at(doubt) => {
+            None if now >= self.decides_at(doubt)
+                && (other_answers || now >= self.decides_at(doubt) + self.config.down_after) =>
+            {
                 self.doubt = Some(Doubt {
                     degraded: Some(now),
                     ..doubt
@@ -277,6 +306,13 @@ impl Health {
                     self.fail(now);
                 }
                 self.judge(RoadHealth::Degraded, "no-answer")
+            }
+            None if now >= self.decides_at(doubt) => {
+                self.doubt = Some(Doubt {
+                    look_again: now + LOOK_AGAIN,
+                    ..doubt
+                });
+                None
             }
             Some(since) if now >= since + self.config.down_after => {
                 self.doubt = None;
@@ -326,7 +362,7 @@ impl Health {
             .find(|ping| waits && !ping.late)
             .map(|ping| ping.at + self.answer_time());
         let doubt = self.doubt.map(|doubt| match doubt.degraded {
-            None => self.decides_at(doubt),
+            None => self.decides_at(doubt).max(doubt.look_again),
             Some(since) => since + self.config.down_after,
         });
         [Some(self.ping_at()), answer, doubt].into_iter().flatten().min()
@@ -353,6 +389,11 @@ impl Health {
         }
         if self.verdict == RoadHealth::Down {
             return last + self.config.keepalive;
+        }
+        if let Some(asked) = self.asked
+            && self.pinged.is_none_or(|pinged| pinged < asked)
+        {
+            return asked;
         }
         let silent_since = self.heard.unwrap_or(Duration::ZERO);
         silent_since.max(last) + self.config.keepalive

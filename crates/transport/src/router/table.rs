@@ -498,7 +498,12 @@ impl Table {
                 if !peer.may_be_pinged() {
                     continue;
                 }
-                let changed = peer.roads[road].on_timeout(now);
+                let doubted = peer.roads[road].doubted_since();
+                let other_answers = doubted.is_some_and(|since| peer.another_answers(road, since));
+                let changed = peer.roads[road].on_timeout(now, other_answers);
+                if let Some(since) = peer.roads[road].doubted_since() {
+                    peer.ask_others(road, since);
+                }
                 let random = &mut self.random;
                 if let Some(nonce) = peer.roads[road].ping(now, || random.next_u64()) {
                     self.metrics.pings += 1;
@@ -651,6 +656,22 @@ impl Peer {
     fn roads_that(&self, wanted: impl Fn(&Health) -> bool) -> Roads {
         let wanted = self.roads.iter().enumerate().filter(|(_, health)| wanted(health));
         wanted.fold(0, |roads, (road, _)| roads | bit(road))
+    }
+
+    /// Whether something that went by another road since then has been answered.
+    fn another_answers(&self, road: usize, since: Duration) -> bool {
+        let mut others = self.roads.iter().enumerate().filter(|(other, _)| *other != road);
+        others.any(|(_, health)| health.has_answered_since(since))
+    }
+
+    /// Pings the other roads, to compare them with one that is doubted.
+    fn ask_others(&mut self, road: usize, since: Duration) {
+        let others = self
+            .roads
+            .iter_mut()
+            .enumerate()
+            .filter(|(other, _)| *other != road);
+        others.for_each(|(_, health)| health.ask(since));
     }
 
     /// The roads that a transmission took.

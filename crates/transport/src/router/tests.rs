@@ -32,7 +32,7 @@ fn pass(road: &mut Health, from: u64, to: u64, answers: Option<u64>) -> Vec<(u64
             !is_back
         });
         if road.next_timeout().is_some_and(|due| due <= ms(now)) {
-            note(road.on_timeout(ms(now)));
+            note(road.on_timeout(ms(now), true));
             nonce += 1;
             pings.extend(road.ping(ms(now), || nonce).map(|nonce| (now, nonce)));
         }
@@ -74,6 +74,22 @@ fn a_later_answer_clears_an_earlier_doubt() {
     road.proved(ms(990), ms(1), ms(991));
     road.overdue(ms(900), ms(1_000));
     assert_eq!(pass(&mut road, 1_000, 1_200, None), []);
+}
+
+#[test]
+fn while_no_other_road_answers_it_is_the_peer_that_is_slow() {
+    let mut road = road();
+    road.overdue(ms(900), ms(1_000));
+    for now in 1_000..1_540 {
+        if road.next_timeout().is_some_and(|due| due <= ms(now)) {
+            assert_eq!(road.on_timeout(ms(now), false), None);
+            road.ping(ms(now), || now);
+        }
+    }
+    assert_eq!(
+        road.on_timeout(ms(1_550), false).map(|changed| changed.to),
+        Some(Degraded)
+    );
 }
 
 #[test]
@@ -156,11 +172,11 @@ fn from_degraded_any_proof_leads_back_from_down_only_probation() {
 fn a_standstill_of_this_process_is_nobody_elses_fault() {
     let mut road = road();
     road.overdue(ms(900), ms(1_000));
-    road.on_timeout(ms(1_000));
+    road.on_timeout(ms(1_000), true);
     road.ping(ms(1_000), || 7);
     // Nothing ran for 300 ms. The pong waits to be read.
     road.stood_still(ms(250));
-    assert_eq!(road.on_timeout(ms(1_290)), None);
+    assert_eq!(road.on_timeout(ms(1_290), true), None);
     assert_eq!(road.pong(7, ms(1_291)), None);
     assert_eq!(pass(&mut road, 1_291, 1_400, Some(1)), []);
 }
@@ -176,7 +192,7 @@ proptest! {
             for _ in 0..10_000 {
                 let Some(due) = road.next_timeout().filter(|due| *due <= ms(until)) else { break };
                 now = now.max(due.as_millis() as u64 + u64::from(due.subsec_nanos() % 1_000_000 > 0));
-                road.on_timeout(ms(now));
+                road.on_timeout(ms(now), wait % 3 == 0);
                 nonce += 1;
                 asked.extend(road.ping(ms(now), || nonce).map(|nonce| (now, nonce)));
                 prop_assert!(road.next_timeout().is_none_or(|due| due > ms(now)), "{road:?} at {now}");

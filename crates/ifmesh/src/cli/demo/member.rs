@@ -68,6 +68,21 @@ pub(super) enum Event {
     Closed {
         duplicates: u64,
         rejected: u64,
+        /// Messages sent again, for each peer.
+        resent: Vec<(String, u64)>,
+    },
+    /// Its sockets fell silent, or speak again.
+    Drill {
+        on: bool,
+        at_us: u64,
+    },
+    /// First attempts to a peer take another road.
+    Switched {
+        peer: String,
+        from: String,
+        to: String,
+        at_us: u64,
+        resent: u64,
     },
     Ended,
 }
@@ -93,7 +108,12 @@ static LIVES: AtomicU64 = AtomicU64::new(0);
 
 impl Member {
     /// Starts `ifmesh agent` in a process of its own.
-    pub(super) fn spawn(index: usize, config: &Path, reports: mpsc::Sender<Report>) -> Result<Self, Failure> {
+    pub(super) fn spawn(
+        index: usize,
+        config: &Path,
+        drills: bool,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Self, Failure> {
         let failed =
             |error: &dyn std::fmt::Display| Failure::unavailable(format!("cannot start an agent: {error}"));
         let program = std::env::current_exe().map_err(|error| failed(&error))?;
@@ -103,6 +123,9 @@ impl Member {
             .arg("--config")
             .arg(config)
             .arg("--exit-at-eof");
+        if drills {
+            command.arg("--drills");
+        }
         // It ends when our end of its input is gone, even if we are killed; Ctrl-C in the terminal is ours alone to handle.
         #[cfg(unix)]
         command.process_group(0);
@@ -177,6 +200,13 @@ impl Member {
             self.given.push_back(item);
         }
         sent
+    }
+
+    /// Tells it something that is no message. There is room for it: of messages there are never so many.
+    pub(super) fn tell(&self, line: String) {
+        if let Some(lines) = &self.lines {
+            let _ = lines.try_send(line);
+        }
     }
 
     pub(super) fn settled(&mut self, item: usize) {
@@ -275,6 +305,20 @@ fn parse(line: &[u8]) -> Option<Event> {
             id: value["message"]["id"].as_str()?.to_owned(),
             at_us: number("at_us"),
         },
+        "drill" => Event::Drill {
+            on: value["on"].as_bool()?,
+            at_us: number("at_us"),
+        },
+        "road" => {
+            let [from, to] = value["switched"].as_array()?.first_chunk()?;
+            Event::Switched {
+                peer: text("peer"),
+                from: from.as_str()?.to_owned(),
+                to: to.as_str()?.to_owned(),
+                at_us: number("at_us"),
+                resent: number("resent"),
+            }
+        }
         "line-refused" => Event::Refused { error: text("error") },
         "closed" => {
             let reasons = value["rejected"].as_object()?;
@@ -283,9 +327,13 @@ fn parse(line: &[u8]) -> Option<Event> {
                 .iter()
                 .filter(|(name, _)| !harmless.contains(&name.as_str()));
             let rejected = rejected.filter_map(|(_, count)| count.as_u64()).sum();
+            let resent = value["resent_to"].as_object().into_iter().flatten();
             Event::Closed {
                 duplicates: number("duplicates"),
                 rejected,
+                resent: resent
+                    .filter_map(|(peer, count)| Some((peer.clone(), count.as_u64()?)))
+                    .collect(),
             }
         }
         _ => return None,
@@ -366,6 +414,7 @@ impl MemGround {
             exit_at_eof: true,
             output: output.clone(),
             lines,
+            drill: None,
         };
         let task = tokio::spawn(async move {
             let clock = Arc::new(SystemClock);
@@ -416,11 +465,7 @@ impl Observer for Both {
         self.1.on_event(event);
     }
 
-    async fn settle(&self) -> Result<(), ObserverError> {
-        self.0.settle().await
-    }
-
-    fn progress(&self) -> (u64, u64) {
-        self.0.progress()
+    async fn settle(&self, acknowledging: bool) -> Result<(), ObserverError> {
+        self.0.settle(acknowledging).await
     }
 }

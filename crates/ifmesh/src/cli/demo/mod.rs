@@ -1,5 +1,6 @@
 //! `ifmesh demo`: a signaling server, N agents in N processes, a file of messages, and an account of every one of them.
 
+mod hybrid;
 mod input;
 mod member;
 mod score;
@@ -62,9 +63,9 @@ pub(crate) struct Demo {
     /// `ifmesh agent` takes. Left out: examples/messages.ndjson, which is built in.
     #[arg(long)]
     input: Option<PathBuf>,
-    /// Send the whole input so many times.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    repeat: u32,
+    /// Send the whole input so many times: once, if left out; with --hybrid a hundred times.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    repeat: Option<u32>,
     /// Keep each agent's witness log in a folder of this one, which must be new or empty. Left out: they are checked and thrown
     /// away.
     #[arg(long)]
@@ -72,6 +73,10 @@ pub(crate) struct Demo {
     /// What carries the messages.
     #[arg(long, value_enum, default_value_t = Transport::Webrtc)]
     transport: Transport,
+    /// WebRTC with DDS behind it, and a failure: in mid-stream the WebRTC sockets of two agents fall silent, without being
+    /// closed, and three seconds later they speak again. Says for each switch how long it took and what it cost.
+    #[arg(long, conflicts_with = "transport")]
+    hybrid: bool,
     /// Print one JSON object and nothing else.
     #[arg(long)]
     json: bool,
@@ -81,21 +86,30 @@ pub(crate) struct Demo {
 enum Transport {
     /// WebRTC DataChannels between processes.
     Webrtc,
+    /// DDS/RTPS between processes, on this machine alone, with no server.
+    Dds,
+    /// By way of the signaling server, as where UDP is blocked.
+    Relay,
     /// The in-memory mesh, inside this process.
     Mem,
 }
 
 impl Demo {
     pub(crate) async fn run(self) -> Result<u8, Failure> {
-        let plan = Plan::read(self.input.as_deref(), self.agents.map(usize::from), self.repeat)?;
+        let repeat = self
+            .repeat
+            .unwrap_or(if self.hybrid { hybrid::REPEAT } else { 1 });
+        let plan = Plan::read(self.input.as_deref(), self.agents.map(usize::from), repeat)?;
         let folder = tempfile::tempdir()
             .map_err(|error| Failure::unavailable(format!("no temporary folder: {error}")))?;
         let (reports_sender, reports) = mpsc::channel(4_096);
         let logs = witness::Logs::prepare(self.witness.as_deref(), folder.path())?;
-        let ground = Ground::prepare(self.transport, folder.path(), &plan.agents, &logs).await?;
+        let roads = self.roads();
+        let ground = Ground::prepare(&roads, folder.path(), &plan.agents, &logs).await?;
         let mut stage = Stage {
             say: Say { quiet: self.json },
             score: Score::new(&plan),
+            script: self.hybrid.then(|| hybrid::Script::new(&plan)),
             members: Vec::new(),
             reports,
             reports_sender,
@@ -109,6 +123,10 @@ impl Demo {
         stage.close().await;
         result?;
         let account = stage.score.account(&stage.plan);
+        let failovers = stage
+            .script
+            .as_ref()
+            .map(|script| script.account(&stage.plan, &stage.score));
         let trust = stage.ground.trust()?;
         let agents = stage.plan.agents.clone();
         let checking = tokio::task::spawn_blocking(move || logs.check(&agents, &trust));
@@ -116,11 +134,19 @@ impl Demo {
         if self.json {
             let mut json = account.to_json();
             json["witness"] = found.to_json();
+            if let Some(failovers) = &failovers {
+                json["failovers"] = failovers.to_json();
+            }
             print_json(&json);
         } else {
-            print!("{account}{found}");
+            print!("{account}");
+            if let Some(failovers) = &failovers {
+                print!("{failovers}");
+            }
+            print!("{found}");
         }
-        Ok(if account.is_perfect() && found.is_perfect() {
+        let switched = failovers.is_none_or(|failovers| failovers.is_perfect());
+        Ok(if account.is_perfect() && found.is_perfect() && switched {
             exit::DONE
         } else {
             exit::NOT_ALL_WELL
@@ -128,51 +154,79 @@ impl Demo {
     }
 }
 
+impl Demo {
+    /// The transports of the agents' files; none for those inside this process.
+    fn roads(&self) -> Vec<String> {
+        let roads: &[&str] = match self.transport {
+            _ if self.hybrid => &[hybrid::ROAD, "dds"],
+            Transport::Webrtc => &["webrtc"],
+            Transport::Dds => &["dds"],
+            Transport::Relay => &["relay"],
+            Transport::Mem => &[],
+        };
+        roads.iter().map(|&road| road.to_owned()).collect()
+    }
+}
+
 /// What the agents stand on.
 enum Ground {
-    WebRtc {
+    Processes {
         server: Option<Server>,
         configs: Vec<PathBuf>,
         trust: PathBuf,
+        /// Agents take drills.
+        drills: bool,
     },
     Mem(Box<member::MemGround>),
 }
 
 impl Ground {
     async fn prepare(
-        transport: Transport,
+        roads: &[String],
         folder: &Path,
         agents: &[AgentId],
         logs: &witness::Logs,
     ) -> Result<Self, Failure> {
-        if transport == Transport::Mem {
+        if roads.is_empty() {
             let ground = member::MemGround::new(agents, logs)?;
             logs.keep_trust(ground.trust())?;
             return Ok(Self::Mem(Box::new(ground)));
         }
-        let listen = ([127, 0, 0, 1], 0).into();
-        let name = AgentId::new("demo").map_err(Failure::usage)?;
-        let server = Server::bind(ServerConfig::new(listen, name), ifmesh::random())
-            .await
-            .map_err(Failure::unavailable)?;
-        let urls = [format!("ws://{}", server.local_addr())];
-        let swarm = setup::init(folder, agents, &urls).map_err(Failure::usage)?;
+        let server = if roads.iter().any(|road| road != "dds") {
+            let listen = ([127, 0, 0, 1], 0).into();
+            let name = AgentId::new("demo").map_err(Failure::usage)?;
+            let bound = Server::bind(ServerConfig::new(listen, name), ifmesh::random()).await;
+            Some(bound.map_err(Failure::unavailable)?)
+        } else {
+            None
+        };
+        let urls = server
+            .iter()
+            .map(|server| format!("ws://{}", server.local_addr()));
+        let ways = setup::Roads {
+            transports: roads.to_vec(),
+            signaling: urls.collect(),
+            // Two demos at the same time need not see each other.
+            domain: 1 + u16::try_from(std::process::id() % 200).unwrap_or(0),
+        };
+        let swarm = setup::init(folder, agents, &ways).map_err(Failure::usage)?;
         for (agent, path) in &swarm.agents {
             member::on_loopback(path, &logs.folder(agent))?;
         }
         let configs: Vec<PathBuf> = swarm.agents.into_iter().map(|(_, path)| path).collect();
         logs.keep_trust(&ifmesh::read_trust(&swarm.trust).map_err(Failure::usage)?)?;
-        Ok(Self::WebRtc {
-            server: Some(server),
+        Ok(Self::Processes {
+            server,
             configs,
             trust: swarm.trust,
+            drills: roads.len() > 1,
         })
     }
 
     /// The public keys of all agents.
     fn trust(&self) -> Result<TrustStore, Failure> {
         match self {
-            Self::WebRtc { trust, .. } => ifmesh::read_trust(trust).map_err(Failure::usage),
+            Self::Processes { trust, .. } => ifmesh::read_trust(trust).map_err(Failure::usage),
             Self::Mem(ground) => Ok(ground.trust().clone()),
         }
     }
@@ -184,7 +238,9 @@ impl Ground {
         reports: &mpsc::Sender<Report>,
     ) -> Result<Member, Failure> {
         match self {
-            Self::WebRtc { configs, .. } => Member::spawn(index, &configs[index], reports.clone()),
+            Self::Processes { configs, drills, .. } => {
+                Member::spawn(index, &configs[index], *drills, reports.clone())
+            }
             Self::Mem(ground) => ground.start(index, agent, reports.clone()),
         }
     }
@@ -199,6 +255,8 @@ struct Stage {
     reports: mpsc::Receiver<Report>,
     reports_sender: mpsc::Sender<Report>,
     score: Score,
+    /// What is done to them meanwhile.
+    script: Option<hybrid::Script>,
 }
 
 impl Stage {
@@ -256,19 +314,32 @@ impl Stage {
 
     async fn exchange(&mut self) -> Result<(), Failure> {
         let mut queues = self.score.queues(&self.plan);
+        if let Some(script) = &mut self.script {
+            script.begin();
+        }
+        let mut quiet_since = Instant::now();
         loop {
+            self.drill();
+            let allowed = self.script.as_ref().map_or(usize::MAX, hybrid::Script::allowed);
             for (member, queue) in self.members.iter_mut().zip(&mut queues) {
                 while member.may_send(IN_FLIGHT)
                     && let Some(&item) = queue.front()
+                    && item < allowed
                     && member.try_send(item, &self.plan.items[item].line)
                 {
                     queue.pop_front();
                 }
             }
-            if self.score.all_settled() && queues.iter().all(std::collections::VecDeque::is_empty) {
+            let over = self.script.as_ref().is_none_or(hybrid::Script::is_over);
+            if over && self.score.all_settled() && queues.iter().all(std::collections::VecDeque::is_empty) {
                 return Ok(());
             }
-            let Ok(report) = timeout_at(Instant::now() + QUIET_TIME, self.reports.recv()).await else {
+            let deadline = quiet_since + QUIET_TIME;
+            let until = self.script.as_ref().map_or(deadline, hybrid::Script::next_tick);
+            let Ok(report) = timeout_at(until, self.reports.recv()).await else {
+                if until < deadline {
+                    continue;
+                }
                 // Whatever is missing now is lost, and the account says so.
                 let missing = self.score.missing_connections(&self.plan);
                 self.say.line(format_args!(
@@ -277,6 +348,7 @@ impl Stage {
                 ));
                 return Ok(());
             };
+            quiet_since = Instant::now();
             if let Some(index) = self.take(report)? {
                 // It lost what it had in memory: all that was not acknowledged goes again, first and in order.
                 let again = self.members[index].give_back();
@@ -289,6 +361,19 @@ impl Stage {
             }
             let (done, all) = (self.score.settled(), self.plan.items.len());
             self.say.progress(format_args!("acknowledged: {done} of {all}"));
+        }
+    }
+
+    /// Does to the agents what the script says.
+    fn drill(&mut self) {
+        let Some((members, on)) = self.script.as_mut().and_then(hybrid::Script::drill) else {
+            return;
+        };
+        for &member in members {
+            self.members[member].tell(hybrid::Script::line(on));
+            let what = if on { "falls silent" } else { "speaks again" };
+            let (agent, road) = (&self.plan.agents[member], hybrid::ROAD);
+            self.say.line(format_args!("{agent:<16} {road} {what}"));
         }
     }
 
@@ -343,6 +428,32 @@ impl Stage {
                 self.score.died(index);
                 return Ok(Some(index));
             }
+            member::Event::Drill { on, at_us } => {
+                if let Some(script) = &mut self.script {
+                    script.drilled(index, on, at_us);
+                }
+            }
+            member::Event::Switched {
+                ref peer,
+                ref from,
+                ref to,
+                at_us,
+                resent,
+            } => {
+                // When all of them close, roads go down as well.
+                if let Some(script) = &mut self.script
+                    && !self.members[index].is_ending()
+                {
+                    script.switched(index, peer.clone(), from.clone(), to.clone(), at_us, resent);
+                }
+            }
+            member::Event::Closed { ref resent, .. } => {
+                if let Some(script) = &mut self.script {
+                    for (peer, resent) in resent {
+                        script.resent(index, peer.clone(), *resent);
+                    }
+                }
+            }
             _ => {}
         }
         if matches!(event, member::Event::PeerUp { .. }) {
@@ -359,7 +470,7 @@ impl Stage {
         for member in self.members.drain(..) {
             member.close().await;
         }
-        if let Ground::WebRtc { server, .. } = &mut self.ground
+        if let Ground::Processes { server, .. } = &mut self.ground
             && let Some(server) = server.take()
         {
             server.shutdown().await;

@@ -18,6 +18,9 @@ pub(super) struct Score {
     settled: Vec<Settled>,
     settled_count: usize,
     accepted_at: Vec<Option<u64>>,
+    /// When each first arrived at each recipient.
+    arrived_at: Vec<Vec<Option<u64>>>,
+    sources: Vec<usize>,
     /// For each item and recipient, in the item's order.
     arrivals: Vec<Vec<Arrivals>>,
     recipients: Vec<Vec<usize>>,
@@ -68,6 +71,12 @@ impl Score {
             settled: vec![Settled::No; items],
             settled_count: 0,
             accepted_at: vec![None; items],
+            arrived_at: plan
+                .items
+                .iter()
+                .map(|item| vec![None; item.recipients.len()])
+                .collect(),
+            sources: plan.items.iter().map(|item| item.source).collect(),
             arrivals: plan
                 .items
                 .iter()
@@ -147,12 +156,14 @@ impl Score {
             }
             Event::Outcome { id, acknowledged } => self.settle(id, *acknowledged),
             Event::Message { id, at_us } => self.arrived(member, id, *at_us, self.lives[member]),
-            Event::Closed { duplicates, rejected } => {
+            Event::Closed {
+                duplicates, rejected, ..
+            } => {
                 self.duplicates_dropped += duplicates;
                 self.rejected += rejected;
             }
             Event::Ended => self.open = self.open.saturating_sub(1),
-            Event::PeerUp { .. } | Event::Refused { .. } => {}
+            Event::PeerUp { .. } | Event::Refused { .. } | Event::Drill { .. } | Event::Switched { .. } => {}
         }
     }
 
@@ -183,6 +194,7 @@ impl Score {
             self.strangers += 1;
             return;
         };
+        self.arrived_at[item][recipient].get_or_insert(at_us);
         let arrivals = &mut self.arrivals[item][recipient];
         let first = arrivals.in_life == 0;
         if first {
@@ -198,6 +210,27 @@ impl Score {
         if first && let Some(accepted) = self.accepted_at[item] {
             self.latencies_us.push(at_us.saturating_sub(accepted));
         }
+    }
+
+    /// The longest time that a message from one agent to another took, of those accepted between two moments.
+    pub(super) fn longest_us(
+        &self,
+        source: usize,
+        recipient: usize,
+        from_us: u64,
+        to_us: u64,
+    ) -> Option<u64> {
+        let items = (0..self.sources.len()).filter(|&item| self.sources[item] == source);
+        items
+            .filter_map(|item| {
+                let at = self.recipients[item]
+                    .iter()
+                    .position(|other| *other == recipient)?;
+                let accepted = self.accepted_at[item]?;
+                let is_meant = (from_us..=to_us).contains(&accepted);
+                is_meant.then_some(self.arrived_at[item][at]?.saturating_sub(accepted))
+            })
+            .max()
     }
 
     pub(super) fn connections(&self) -> usize {

@@ -1,21 +1,31 @@
 //! What an agent is told in its file. `agent.example.toml` beside this crate's manifest shows every key with its default.
 
+mod environment;
+mod explain;
+mod router;
+mod suggest;
+
 use std::{
     fmt, fs, io,
-    net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use ifmesh_transport::SessionLimits;
+use ifmesh_transport::{RouterConfig, SessionLimits};
 use ifmesh_witness::Policy;
 use ifmsg::{AgentId, Identity, InvalidIdentity, TrustDocument, TrustDocumentError, TrustStore};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use explain::{Explanation, MessageKind};
+pub(crate) use suggest::{nearest, with_suggestion};
+
 use crate::WitnessConfig;
+use router::RouterSection;
 
 /// The file that documents every key; a test loads it.
-pub const EXAMPLE: &str = include_str!("../agent.example.toml");
+pub const EXAMPLE: &str = include_str!("../../agent.example.toml");
 
 /// One agent's configuration, read and checked: keys are loaded, paths are resolved against the file's folder.
 #[derive(Debug)]
@@ -35,60 +45,22 @@ pub struct Config {
     pub linger: Duration,
     /// Where it keeps its witness log, if anywhere.
     pub witness: Option<WitnessConfig>,
-    /// How it reaches others.
-    pub webrtc: WebRtcSection,
+    /// How it reaches others: at least one.
+    pub transports: Vec<TransportTable>,
+    /// Which messages take which of them.
+    pub router: RouterConfig,
 }
 
-/// The table `[transport.webrtc]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// One of the tables `[transport.NAME]`.
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub struct WebRtcSection {
-    /// Signaling servers, tried in turn: `ws://host:port`.
-    pub signaling: Vec<String>,
-    /// The local addresses to offer; all of the machine's, if empty.
-    #[serde(default)]
-    pub addresses: Vec<IpAddr>,
-    /// STUN and TURN servers, for peers behind NATs.
-    #[serde(default)]
-    pub ice_servers: Vec<IceServerSection>,
-    /// Which paths may be taken.
-    #[serde(default)]
-    pub ice_transport_policy: IceTransportPolicy,
-}
-
-/// One of `ice_servers`.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct IceServerSection {
-    /// `stun:host:port`, `turn:host:port`. TURN goes over UDP.
-    pub urls: Vec<String>,
-    /// Empty for STUN.
-    #[serde(default)]
-    pub username: String,
-    /// Empty for STUN. Never shown.
-    #[serde(default)]
-    pub credential: String,
-}
-
-impl fmt::Debug for IceServerSection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IceServerSection")
-            .field("urls", &self.urls)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The key `ice_transport_policy`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IceTransportPolicy {
-    /// Every path, the straightest that works.
-    #[default]
-    All,
-    /// Only by way of a TURN server, so that peers do not learn this machine's addresses.
-    Relay,
+pub struct TransportTable {
+    /// Its name, by which the router knows the road.
+    pub name: Arc<str>,
+    /// Which backend it is for: the key `kind`, or else the name.
+    pub kind: String,
+    /// Everything else.
+    pub table: toml::Table,
 }
 
 /// Why a configuration is refused. Each says which file, which key, and what would be right.
@@ -108,8 +80,8 @@ pub enum ConfigError {
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where and what.
-        error: Box<toml::de::Error>,
+        /// Where and what, with a suggestion where a name is nearly right.
+        error: String,
     },
     /// The private key's file holds no Ed25519 key.
     #[error("{}: {error}", path.display())]
@@ -150,32 +122,82 @@ pub enum ConfigError {
         /// What it may be.
         allowed: &'static str,
     },
-    /// No signaling server is named.
-    #[error("{}: transport.webrtc.signaling names no server: signaling = [\"ws://127.0.0.1:8443\"]", path.display())]
-    NoSignaling {
+    /// There is no table `[transport.NAME]`.
+    #[error("{}: there is no transport; add a table such as [transport.webrtc]", path.display())]
+    NoTransport {
         /// The file.
         path: PathBuf,
+    },
+    /// A table of a transport is refused.
+    #[error("{}: [transport.{road}]: {reason}", path.display())]
+    Transport {
+        /// The file.
+        path: PathBuf,
+        /// The table's name.
+        road: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The table of the router is refused.
+    #[error("{}: [router]: {reason}", path.display())]
+    Router {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An environment variable that is meant to override a key names none, or has no value for it.
+    #[error("environment variable {variable}: {reason}")]
+    Environment {
+        /// The variable.
+        variable: String,
+        /// What is wrong.
+        reason: String,
     },
 }
 
 impl Config {
-    /// Reads an agent's file and all that it names.
+    /// Reads an agent's file and all that it names. Environment variables override its keys:
+    /// `IFMESH_CONFIG__SESSION__WINDOW_MESSAGES=100` is the key `window_messages` of the table `[session]`.
+    ///
+    /// # Errors
+    /// What is wrong, where, and what would be right.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
-        let path = path.as_ref();
-        let document: Document = read_toml(path)?;
+        Self::from_file_and(path.as_ref(), std::env::vars())
+    }
+
+    /// As [`from_file`](Self::from_file), with this environment.
+    ///
+    /// # Errors
+    /// As `from_file`.
+    pub fn from_file_and(
+        path: &Path,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let text = read(path)?;
+        let overrides = environment::overrides(environment)?;
+        let document: Document = if overrides.is_empty() {
+            // From the text itself, so that errors name lines.
+            parse(path, &text)?
+        } else {
+            let mut table: toml::Table = parse(path, &text)?;
+            overrides.into_iter().try_for_each(|one| one.apply(&mut table))?;
+            Document::deserialize(table).map_err(|error| syntax(path, &error))?
+        };
         document.resolve(path)
+    }
+
+    /// What the file may say, as JSON Schema 2020-12.
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Document).to_value()
     }
 }
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} ({}) by {}",
-            self.agent,
-            self.identity.key_id(),
-            self.webrtc.signaling.join(", ")
-        )
+        let roads: Vec<&str> = self.transports.iter().map(|table| &*table.name).collect();
+        let (agent, key) = (&self.agent, self.identity.key_id());
+        write!(f, "{agent} ({key}) by {}", roads.join(", "))
     }
 }
 
@@ -205,33 +227,70 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 }
 
 fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    toml::from_str(&read(path)?).map_err(|error| ConfigError::Syntax {
+    parse(path, &read(path)?)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| syntax(path, &error))
+}
+
+fn syntax(path: &Path, error: &toml::de::Error) -> ConfigError {
+    ConfigError::Syntax {
         path: path.to_owned(),
-        error: Box::new(error),
-    })
+        error: with_suggestion(&error.to_string()),
+    }
 }
 
 /// The file as it is written.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(title = "An agent of ifmesh")]
 #[serde(deny_unknown_fields)]
 struct Document {
+    /// Who the agent is.
     agent: AgentSection,
+    /// Bounds of its conversations.
     #[serde(default)]
     session: SessionSection,
+    /// Its tamper-evident log; none without this table.
     witness: Option<WitnessSection>,
-    transport: TransportSection,
+    /// Which messages take which transport.
+    #[serde(default)]
+    router: RouterSection,
+    /// How it reaches others, by name. Their order is the order of preference, unless the router's `order` says otherwise.
+    #[schemars(schema_with = "transport_schema")]
+    transport: toml::Table,
 }
 
-#[derive(Debug, Deserialize)]
+/// Tables of the known kinds, and those of others, of which nothing is known but `kind`.
+fn transport_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let webrtc = generator.subschema_for::<crate::backends::WebRtcSection>();
+    let relay = generator.subschema_for::<crate::backends::RelaySection>();
+    schemars::json_schema!({
+        "type": "object",
+        "minProperties": 1,
+        "properties": { "webrtc": webrtc, "relay": relay },
+        "additionalProperties": {
+            "type": "object",
+            "properties": { "kind": { "type": "string", "description": "The backend; the table's name, if left out." } }
+        }
+    })
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AgentSection {
+    /// Its name: 1 to 128 characters out of A-Z a-z 0-9 . _ : / @ + -
+    #[schemars(with = "String")]
     id: AgentId,
+    /// Its private key: Ed25519 in PKCS#8 PEM. Relative to this file, as all paths here.
     key: PathBuf,
+    /// Whom it trusts.
     trust: PathBuf,
+    /// What it must remember across a restart.
     state: PathBuf,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WitnessSection {
     folder: PathBuf,
@@ -239,7 +298,7 @@ struct WitnessSection {
     policy: PolicyName,
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum PolicyName {
     Required,
@@ -247,13 +306,7 @@ enum PolicyName {
     BestEffort,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TransportSection {
-    webrtc: WebRtcSection,
-}
-
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct SessionSection {
     window_messages: usize,
@@ -296,11 +349,14 @@ impl Document {
                 agent,
             });
         }
-        if self.transport.webrtc.signaling.is_empty() {
-            return Err(ConfigError::NoSignaling {
+        let transports = transports(self.transport, path)?;
+        let router = self
+            .router
+            .resolve(&transports)
+            .map_err(|reason| ConfigError::Router {
                 path: path.to_owned(),
-            });
-        }
+                reason,
+            })?;
         let linger = Duration::from_millis(self.session.linger_milliseconds);
         let limits = self.session.limits(path)?;
         let state = folder.join(&self.agent.state);
@@ -311,7 +367,6 @@ impl Document {
             };
             WitnessConfig::new(folder.join(section.folder), policy)
         });
-        let webrtc = self.transport.webrtc;
         Ok(Config {
             agent,
             identity,
@@ -320,9 +375,43 @@ impl Document {
             limits,
             linger,
             witness,
-            webrtc,
+            transports,
+            router,
         })
     }
+}
+
+/// The tables under `[transport]`, in the file's order.
+fn transports(tables: toml::Table, path: &Path) -> Result<Vec<TransportTable>, ConfigError> {
+    if tables.is_empty() {
+        return Err(ConfigError::NoTransport {
+            path: path.to_owned(),
+        });
+    }
+    let read = |(name, value): (String, toml::Value)| {
+        let refused = |reason: String| ConfigError::Transport {
+            path: path.to_owned(),
+            road: name.clone(),
+            reason,
+        };
+        let toml::Value::Table(mut table) = value else {
+            return Err(refused(
+                "is no table; write [transport.NAME] on a line of its own".to_owned(),
+            ));
+        };
+        let kind = match table.remove("kind") {
+            None => name.clone(),
+            Some(toml::Value::String(kind)) => kind,
+            Some(other) => {
+                return Err(refused(format!(
+                    "kind is {other}; the name of a backend is needed"
+                )));
+            }
+        };
+        let name = name.as_str().into();
+        Ok(TransportTable { name, kind, table })
+    };
+    tables.into_iter().map(read).collect()
 }
 
 impl SessionSection {
@@ -422,6 +511,35 @@ mod tests {
             text.contains("window_mesages") && text.contains("window_messages"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn an_unknown_key_of_a_transport_is_refused_with_a_suggestion() {
+        let table = toml::from_str("signaling = [\"ws://a\"]\nadresses = []").unwrap();
+        let table = TransportTable {
+            name: "main".into(),
+            kind: "webrtc".to_owned(),
+            table,
+        };
+        let error = crate::Backends::default()
+            .check(&[table])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("[transport.main]") && error.contains("did you mean `addresses`?"),
+            "{error}"
+        );
+    }
+
+    /// The schema in the repository is the one of this program. Set `IFMESH_WRITE_SCHEMA` to write it anew.
+    #[test]
+    fn the_schema_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/agent.schema.json");
+        let schema = format!("{:#}\n", Config::schema());
+        if std::env::var_os("IFMESH_WRITE_SCHEMA").is_some() {
+            fs::write(path, &schema).unwrap();
+        }
+        assert_eq!(fs::read_to_string(path).unwrap(), schema);
     }
 
     #[test]
