@@ -117,7 +117,7 @@ impl Internet {
             format!("--pidfile={}", file("turn.pid")),
             format!("--userdb={}", file("turn.db")),
         ]);
-        let turn = Running::start("coturn", &mut command);
+        let turn = Running::start_quietly("coturn", &mut command);
         // RFC 8489: a binding request with nothing in it.
         let request = [&[0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42][..], &[7; 12]].concat();
         let _here = self.server.enter().unwrap();

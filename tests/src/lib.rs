@@ -12,3 +12,4 @@ pub mod chaos;
 pub mod internet;
 pub mod interop;
 pub mod program;
+pub mod traffic;

@@ -73,16 +73,27 @@ pub struct Running {
 impl Running {
     /// Starts it. `name` is for messages.
     pub fn start(name: &str, command: &mut Command) -> Self {
+        Self::start_with(name, command, Stdio::inherit())
+    }
+
+    /// Starts it, and does not want to hear what it says on standard error.
+    pub fn start_quietly(name: &str, command: &mut Command) -> Self {
+        Self::start_with(name, command, Stdio::null())
+    }
+
+    fn start_with(name: &str, command: &mut Command, errors: Stdio) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(errors)
             .spawn()
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let output = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = sync_channel(1_000_000);
         std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
+            // A test harness that speaks first is not listened to.
+            let is_event = |line: &String| line.starts_with('{');
+            for line in output.lines().map_while(Result::ok).filter(is_event) {
                 if sender.send(line).is_err() {
                     return;
                 }
@@ -163,6 +174,15 @@ impl Running {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// What a program that was killed had still said. A line that it did not finish is nothing that it said.
+    pub fn last_words(&mut self) -> Vec<Value> {
+        let mut said = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            said.extend(serde_json::from_str::<Value>(&line));
+        }
+        said
     }
 
     /// Ends its input.

@@ -1,7 +1,6 @@
 //! Puts what an agent's session and transport do on record.
 
 use std::{
-    collections::VecDeque,
     fmt,
     path::{Path, PathBuf},
     sync::{
@@ -73,12 +72,13 @@ pub struct Witness {
     log: WitnessLog,
     clock: Arc<dyn Clock>,
     folder: PathBuf,
-    transport: String,
-    /// Under `Required`: what has to wait for room. No longer than the events of one step of the session, which waits meanwhile.
-    waiting: Mutex<VecDeque<Entry>>,
+    transport: Arc<str>,
+    /// The events of one step of the session, which go to the log together; under `Required` the session waits until they have.
+    waiting: Mutex<Vec<Entry>>,
     urgent: AtomicBool,
     refusals: Mutex<Refusals>,
     late: Mutex<Option<Late>>,
+    behind_since: Mutex<Option<tokio::time::Instant>>,
 }
 
 type Late = tokio::sync::oneshot::Receiver<Result<(), LogError>>;
@@ -115,11 +115,12 @@ impl Witness {
             log,
             clock,
             folder,
-            transport: transport.to_owned(),
+            transport: transport.into(),
             waiting: Mutex::default(),
             urgent: AtomicBool::new(false),
             refusals: Mutex::default(),
             late: Mutex::default(),
+            behind_since: Mutex::default(),
         };
         Ok((witness, recovered))
     }
@@ -169,18 +170,14 @@ impl Witness {
         &self.folder
     }
 
+    /// Puts an event on record that is none of the session's, at once.
     pub(crate) fn record(&self, entry: Entry) {
-        if self.log.policy() == Policy::BestEffort {
-            // What does not fit is counted there.
-            let _counted = self.log.try_record(entry);
-            return;
-        }
-        let mut waiting = lock(&self.waiting);
-        if !waiting.is_empty() {
-            waiting.push_back(entry);
-        } else if let Err((_, entry)) = self.log.offer(entry) {
-            waiting.push_back(*entry);
-        }
+        // No message hangs on these, and they come from other tasks: counted, if there is no room.
+        let _counted = self.log.try_record(entry);
+    }
+
+    fn push(&self, entry: Entry) {
+        lock(&self.waiting).push(entry);
     }
 
     /// Whether a refusal is recorded, and whether at once.
@@ -205,31 +202,38 @@ impl Witness {
         true
     }
 
-    /// Waits until what has to wait has found room.
-    async fn make_room(&self) -> Result<(), NotRecorded> {
+    /// Hands the events of this step to the log; under `Required`, waits until it has room for them.
+    async fn hand_over(&self) -> Result<(), NotRecorded> {
+        let mut entries = std::mem::take(&mut *lock(&self.waiting));
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let refused = {
-                let mut waiting = lock(&self.waiting);
-                loop {
-                    let Some(entry) = waiting.pop_front() else {
-                        return Ok(());
-                    };
-                    if let Err((error, entry)) = self.log.offer(entry) {
-                        waiting.push_front(*entry);
-                        break error;
-                    }
+        while !entries.is_empty() {
+            let (refused, back) = match self.log.offer(entries) {
+                // Here and now: cheaper than to wake the writer, and it is written before anything goes on.
+                Ok(()) => {
+                    self.log.help();
+                    break;
                 }
+                Err(refused) => refused,
             };
+            entries = back;
+            if self.log.policy() == Policy::BestEffort {
+                self.log.count_dropped(entries.len() as u64);
+                break;
+            }
             if refused != NotRecorded::Full || tokio::time::Instant::now() >= deadline {
+                // They keep their place before whatever comes.
+                let mut waiting = lock(&self.waiting);
+                entries.append(&mut waiting);
+                *waiting = entries;
                 return Err(refused);
             }
             tokio::time::sleep(ROOM_AGAIN).await;
         }
+        Ok(())
     }
 
-    /// Waits until everything that was recorded is written, or on disk.
-    async fn sync(&self, durable: bool) -> Result<(), String> {
+    /// Waits until everything that was recorded is on disk.
+    async fn sync(&self) -> Result<(), String> {
         let slow = || "the disk does not answer".to_owned();
         // One that did not answer is asked again only once it has.
         let late = lock(&self.late).take();
@@ -244,7 +248,7 @@ impl Witness {
         }
         let (sender, mut answer) = tokio::sync::oneshot::channel();
         let done = Box::new(move |result| drop(sender.send(result)));
-        self.log.sync(durable, done).map_err(|error| error.to_string())?;
+        self.log.sync(true, done).map_err(|error| error.to_string())?;
         match tokio::time::timeout(PATIENCE, &mut answer).await {
             Ok(Ok(result)) => result.map_err(|error| error.to_string()),
             Ok(Err(_)) => Err(NotRecorded::Closed.to_string()),
@@ -253,6 +257,17 @@ impl Witness {
                 Err(slow())
             }
         }
+    }
+
+    /// Whether the log has been behind, or failed, for too long to wait for it.
+    fn is_late(&self, is_behind: bool) -> bool {
+        let mut behind = lock(&self.behind_since);
+        if !is_behind {
+            *behind = None;
+            return false;
+        }
+        let since = behind.get_or_insert_with(tokio::time::Instant::now);
+        self.log.failure().is_some() || lock(&self.late).is_some() || since.elapsed() >= PATIENCE
     }
 
     fn on_rejected(&self, rejected: &RejectedMessage) {
@@ -269,20 +284,20 @@ impl Witness {
             return;
         }
         let mut entry = of_message(event, header, rejected.digest, &header.source)
-            .transport(&self.transport)
+            .transport(self.transport.clone())
             .with("reason", reason.name())
             .with("key_id", rejected.key.to_hex())
             .with("authentic", u32::from(rejected.authentic));
         if let Some(first) = rejected.proof.as_ref().and_then(|proof| proof.first.as_ref()) {
             entry = entry.with("first_digest", first.digest().to_hex());
         }
-        self.record(entry);
+        self.push(entry);
     }
 
     fn on_finished(&self, about: Entry, id: &MessageId, conversation: Option<&MessageId>, outcome: &Outcome) {
-        let mut entry = about.with("message_id", id.as_str());
+        let mut entry = about.with("message_id", id.clone());
         if let Some(conversation) = conversation {
-            entry = entry.with("conversation", conversation.as_str());
+            entry = entry.with("conversation", conversation.clone());
         }
         if let Outcome::Refused(refusal) = outcome {
             entry = entry.with(
@@ -295,7 +310,7 @@ impl Witness {
                 },
             );
         }
-        self.record(entry);
+        self.push(entry);
     }
 }
 
@@ -305,11 +320,11 @@ impl Observer for Witness {
         let entry = match event {
             SessionEvent::PeerUp { peer, epoch } => Entry::new(Event::PeerConnected)
                 .peer(peer.clone())
-                .transport(&self.transport)
+                .transport(self.transport.clone())
                 .with("epoch", *epoch),
             SessionEvent::PeerDown { peer, reason } => Entry::new(Event::PeerDisconnected)
                 .peer(peer.clone())
-                .transport(&self.transport)
+                .transport(self.transport.clone())
                 .with("reason", reason.as_str()),
             SessionEvent::Pinned { agent, key } => {
                 self.urgent.store(true, Ordering::Relaxed);
@@ -343,7 +358,7 @@ impl Observer for Witness {
                     return;
                 }
                 let mut entry = of_message(Event::IfmessageSent, message.header(), message.digest(), peer)
-                    .transport(&self.transport);
+                    .transport(self.transport.clone());
                 if *attempt > 1 {
                     entry = entry.with("attempt", *attempt);
                 }
@@ -358,7 +373,7 @@ impl Observer for Witness {
                 message.digest(),
                 message.source(),
             )
-            .transport(road.as_deref().unwrap_or(&self.transport)),
+            .transport(road.clone().unwrap_or_else(|| self.transport.clone())),
             SessionEvent::Rejected { rejected } => return self.on_rejected(rejected),
             SessionEvent::Malformed { link, error } => {
                 if !self.admit_refusal(false) {
@@ -366,7 +381,7 @@ impl Observer for Witness {
                 }
                 Entry::new(Event::IfmessageRejected)
                     .peer(link.clone())
-                    .transport(&self.transport)
+                    .transport(self.transport.clone())
                     .with("reason", Rejection::from(error.clone()).name())
             }
             SessionEvent::Finished {
@@ -401,7 +416,7 @@ impl Observer for Witness {
             SessionEvent::Road { change } => {
                 let entry = Entry::new(Event::RoadChanged)
                     .peer(change.peer.clone())
-                    .transport(&change.road)
+                    .transport(change.road.clone())
                     .with("from", change.from.as_str())
                     .with("to", change.to.as_str())
                     .with("reason", change.reason);
@@ -415,7 +430,7 @@ impl Observer for Witness {
                     return;
                 }
                 let entry = Entry::new(Event::LinkRefused)
-                    .transport(&self.transport)
+                    .transport(self.transport.clone())
                     .with("reason", *reason)
                     .with("detail", detail.as_str());
                 match peer {
@@ -428,22 +443,19 @@ impl Observer for Witness {
             }
             _ => return,
         };
-        self.record(entry);
+        self.push(entry);
     }
 
-    async fn settle(&self, acknowledging: bool) -> Result<(), ObserverError> {
+    async fn settle(&self) -> Result<(), ObserverError> {
         let required = self.log.policy() == Policy::Required;
-        if required {
-            self.make_room()
-                .await
-                .map_err(|error| ObserverError(error.to_string()))?;
-        }
-        let urgent = self.urgent.swap(false, Ordering::Relaxed);
-        if urgent || (acknowledging && !self.log.is_written()) {
-            match self.sync(urgent).await {
+        self.hand_over()
+            .await
+            .map_err(|error| ObserverError(error.to_string()))?;
+        if self.urgent.swap(false, Ordering::Relaxed) {
+            match self.sync().await {
                 Ok(()) => {}
                 Err(error) if required => {
-                    self.urgent.fetch_or(urgent, Ordering::Relaxed);
+                    self.urgent.store(true, Ordering::Relaxed);
                     return Err(ObserverError(error));
                 }
                 Err(error) => {
@@ -454,6 +466,15 @@ impl Observer for Witness {
         match self.log.failure() {
             Some(error) if required => Err(ObserverError(error.to_string())),
             _ => Ok(()),
+        }
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        let (told, safe) = self.log.progress();
+        // Best effort waits for no disk.
+        match self.log.policy() {
+            Policy::BestEffort if self.is_late(safe < told) => (told, told),
+            _ => (told, safe),
         }
     }
 }
@@ -479,8 +500,7 @@ impl LinkObserver for Witness {
                 .with("label", *label),
             _ => return,
         };
-        // No message hangs on these, and they come from other tasks: counted, if there is no room.
-        let _counted = self.log.try_record(entry.transport(transport));
+        self.record(entry.transport(transport));
     }
 }
 
@@ -496,15 +516,15 @@ fn of_message(event: Event, header: &Header, digest: MessageDigest, peer: &Agent
     let mut entry = Entry::new(event)
         .peer(peer.clone())
         .digest(digest)
-        .with("message_id", header.id.as_str());
+        .with("message_id", header.id.clone());
     if let Some(trace) = header.trace_id {
         entry = entry.trace(trace);
     }
     if let Some(conversation) = &header.conversation_id {
-        entry = entry.with("conversation", conversation.as_str());
+        entry = entry.with("conversation", conversation.clone());
     }
     if let Some(to) = &header.in_reply_to {
-        entry = entry.with("in_reply_to", to.as_str());
+        entry = entry.with("in_reply_to", to.clone());
     }
     if let Some(act) = &header.performative {
         entry = entry.with("performative", act.as_str());
@@ -528,11 +548,16 @@ impl Observer for Observers {
         self.0.iter().for_each(|observer| observer.on_event(event));
     }
 
-    async fn settle(&self, acknowledging: bool) -> Result<(), ObserverError> {
+    async fn settle(&self) -> Result<(), ObserverError> {
         for observer in &self.0 {
-            observer.settle(acknowledging).await?;
+            observer.settle().await?;
         }
         Ok(())
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        let all = self.0.iter().map(|observer| observer.progress());
+        all.fold((0, 0), |(told, safe), (more, of_it)| (told + more, safe + of_it))
     }
 }
 

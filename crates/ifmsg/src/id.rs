@@ -53,6 +53,12 @@ macro_rules! id_newtype {
             }
         }
 
+        impl From<$name> for Arc<str> {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
         impl From<$name> for String {
             fn from(id: $name) -> String {
                 id.as_str().to_owned()

@@ -359,7 +359,7 @@ pub struct DdsLimits {
     /// Bytes of received frames waiting for `recv`: 8 MiB. A frame counts for at least 1 KiB.
     pub event_bytes: usize,
     /// What a peer may send on the reliable lane before this side has taken what came before: 512 KiB. A sample counts for
-    /// 256 bytes more than its payload has.
+    /// 512 bytes more than its payload has.
     pub window_bytes: usize,
     /// How often a link says that it is alive: 500 ms.
     pub heartbeat: Duration,

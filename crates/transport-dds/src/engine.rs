@@ -38,8 +38,8 @@ use crate::{
     },
 };
 
-/// Samples that a reader keeps until they are taken.
-const READER_SAMPLES: i32 = 8_192;
+/// Samples that a reader keeps, *taken ones as well*: the library throws none away before there are more.
+const READER_SAMPLES: i32 = 1_024;
 /// Samples that a reliable inbox writer keeps until they are acknowledged.
 const WRITER_SAMPLES: i32 = 256;
 /// The same for presence and the bus, where one reader that is dead must not matter: 50 s of lease are fewer.
@@ -111,7 +111,7 @@ impl Engine {
         let writer = |lane: &str, profile: &str| -> Result<FrameWriter, String> {
             let profile = self.config.profile(profile).map_err(|error| error.to_string())?;
             let qos = writer_qos(profile, WRITER_SAMPLES);
-            let topic = frame_topic(participant, inbox_topic(peer, life, lane), &qos);
+            let topic = frame_topic(participant, inbox_topic(peer, life, lane));
             let topic = topic.map_err(|error| error.to_string())?;
             let writer = self.publisher.create_datawriter_no_key(&topic, Some(qos));
             writer.map(FrameWriter).map_err(|error| error.to_string())
@@ -232,7 +232,7 @@ fn make(
     let inbox =
         |lane: &str, profile: &str| -> Result<FrameReader, Box<dyn std::error::Error + Send + Sync>> {
             let qos = reader_qos(config.profile(profile)?);
-            let topic = frame_topic(participant, inbox_topic(agent, life, lane), &qos)?;
+            let topic = frame_topic(participant, inbox_topic(agent, life, lane))?;
             Ok(FrameReader(
                 subscriber.create_simple_datareader_no_key(&topic, Some(qos))?,
             ))
@@ -242,7 +242,7 @@ fn make(
 
     let bus = |profile: &str| -> Result<(Topic, FrameWriter), Box<dyn std::error::Error + Send + Sync>> {
         let qos = writer_qos(config.profile(profile)?, SHARED_WRITER_SAMPLES);
-        let topic = frame_topic(participant, bus_topic(profile), &qos)?;
+        let topic = frame_topic(participant, bus_topic(profile))?;
         let writer = publisher.create_datawriter_no_key(&topic, Some(qos))?;
         Ok((topic, FrameWriter(writer)))
     };
@@ -258,7 +258,7 @@ fn make(
     let topic = participant.create_topic(
         PRESENCE_TOPIC.to_owned(),
         PRESENCE_TYPE.to_owned(),
-        &qos,
+        &none,
         TopicKind::WithKey,
     )?;
     let reader_qos = reader_qos(&profile);
@@ -288,12 +288,10 @@ fn is_ours(address: IpAddr) -> Result<(), StartError> {
     }
 }
 
-fn frame_topic(
-    participant: &DomainParticipant,
-    name: String,
-    qos: &QosPolicies,
-) -> rustdds::dds::result::CreateResult<Topic> {
-    participant.create_topic(name, FRAME_TYPE.to_owned(), qos, TopicKind::NoKey)
+/// Without QoS of its own: a topic's would be asked of the other side's endpoints as well, a writer's deadline for one.
+fn frame_topic(participant: &DomainParticipant, name: String) -> rustdds::dds::result::CreateResult<Topic> {
+    let none = QosPolicies::qos_none();
+    participant.create_topic(name, FRAME_TYPE.to_owned(), &none, TopicKind::NoKey)
 }
 
 fn writer_qos(profile: &Profile, samples: i32) -> QosPolicies {

@@ -671,6 +671,7 @@ impl Hub {
                         peer.state = State::Ending;
                     } else {
                         link.tell_in_time(now);
+                        link.give_up_lost(now);
                     }
                 }
                 State::Greeting(_) | State::Ending | State::Gone => {}

@@ -1,9 +1,11 @@
 //! One link to one life of one peer: its queues, its credit, and the two tasks that move frames.
 //!
 //! DDS keeps the reliable lane in order and whole as long as no cache overflows. So a sender never has more under way than
-//! the receiver's window, and a receiver counts: a number that is missing takes the link down rather than going unseen.
+//! the receiver's window; only strangers, who share the inbox, can make it overflow. A receiver counts: a number that is
+//! missing is told of, and left to the session to mend.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -30,9 +32,11 @@ use crate::{
 };
 
 /// What a sample costs beside its payload, in bytes of credit.
-const SAMPLE_COST: u64 = 256;
+const SAMPLE_COST: u64 = 512;
 /// The first repetition of a heartbeat that brought news; each further one waits twice as long.
 const TELL_AGAIN: Duration = Duration::from_millis(30);
+/// Samples that were sent, and of which none came for so long, are lost.
+const LOST_AFTER: Duration = Duration::from_secs(2);
 /// How much of a large frame is hashed before others may run.
 const HASH_AT_ONCE: usize = 256 << 10;
 
@@ -69,14 +73,19 @@ pub(crate) struct Link {
     pub(crate) outbound: Arc<Outbound>,
     /// How much the peer takes unread.
     peer_window: u64,
-    /// What it said that it has taken.
+    /// The last sample that it said it has taken.
     peer_taken: watch::Sender<u64>,
+    /// The last sample that was sent.
+    sent: AtomicU64,
     /// The number of the last of its heartbeats.
     heard: AtomicU64,
-    incoming: mpsc::Sender<Frame>,
+    incoming: mpsc::Sender<Arrival>,
     /// Credit that came in, and that was taken out.
     arrived: AtomicU64,
+    returned: AtomicU64,
+    /// The last sample that was taken, or given up.
     taken: AtomicU64,
+    awaited: Mutex<Awaited>,
     told: Mutex<Told>,
     loose_in: Loose,
     /// Set once, when it is over.
@@ -85,17 +94,35 @@ pub(crate) struct Link {
     closing: watch::Sender<bool>,
 }
 
+/// What comes by the reliable lane.
+pub(crate) enum Arrival {
+    Sample(Frame),
+    /// Everything up to this number that did not come is lost.
+    GiveUp(u64),
+}
+
+/// Where the reliable lane stands.
+struct Awaited {
+    /// The number of the last sample that came, and when.
+    last: u64,
+    at: Instant,
+    /// What the peer says that it has sent.
+    sent: u64,
+}
+
 /// What the peer was told.
 struct Told {
     count: u64,
     taken: u64,
+    /// Of the credit that was taken out.
+    returned: u64,
     again: Instant,
     pause: Duration,
 }
 
 /// What the tasks of a link read from.
 pub(crate) struct Feeds {
-    incoming: mpsc::Receiver<Frame>,
+    incoming: mpsc::Receiver<Arrival>,
     waiting: mpsc::Receiver<Waiting>,
 }
 
@@ -129,13 +156,21 @@ impl Link {
             outbound: Arc::new(outbound),
             peer_window: hello.window,
             peer_taken: watch::channel(0).0,
+            sent: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             incoming,
             arrived: AtomicU64::new(0),
+            returned: AtomicU64::new(0),
             taken: AtomicU64::new(0),
+            awaited: Mutex::new(Awaited {
+                last: 0,
+                at: Instant::now(),
+                sent: 0,
+            }),
             told: Mutex::new(Told {
                 count: 0,
                 taken: 0,
+                returned: 0,
                 again: Instant::now(),
                 pause: TELL_AGAIN,
             }),
@@ -170,8 +205,12 @@ impl Link {
         let slack = (64 << 10) + SAMPLE_COST;
         let most = self.common.limits.window_bytes as u64 + slack;
         let arrived = self.arrived.fetch_add(cost(&frame), Ordering::Relaxed) + cost(&frame);
-        let unread = arrived.saturating_sub(self.taken.load(Ordering::Relaxed));
-        if unread > most || self.incoming.try_send(frame).is_err() {
+        let unread = arrived.saturating_sub(self.returned.load(Ordering::Relaxed));
+        let mut awaited = self.awaited();
+        awaited.last = awaited.last.max(frame.number);
+        awaited.at = Instant::now();
+        drop(awaited);
+        if unread > most || self.incoming.try_send(Arrival::Sample(frame)).is_err() {
             self.misbehaved("window-exceeded", "it sends more than it was granted".to_owned());
         }
     }
@@ -189,6 +228,29 @@ impl Link {
             *taken = alive.taken.max(*taken);
             news
         });
+        let mut awaited = self.awaited();
+        if alive.sent > awaited.sent {
+            if awaited.sent <= awaited.last {
+                awaited.at = Instant::now();
+            }
+            awaited.sent = alive.sent;
+        }
+    }
+
+    /// Gives up what was sent and does not come: a cache threw it away after it had been acknowledged.
+    pub(crate) fn give_up_lost(&self, now: Instant) {
+        let mut awaited = self.awaited();
+        if awaited.sent > awaited.last && now.saturating_duration_since(awaited.at) > LOST_AFTER {
+            let sent = awaited.sent;
+            // Without room for it there is enough to take first.
+            if self.incoming.try_send(Arrival::GiveUp(sent)).is_ok() {
+                awaited.last = sent;
+            }
+        }
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, Awaited> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a heartbeat is newer than those before.
@@ -214,6 +276,7 @@ impl Link {
     fn tell(&self, mut told: MutexGuard<'_, Told>, taken: u64) {
         told.count += 1;
         told.taken = taken;
+        told.returned = self.returned.load(Ordering::Relaxed);
         let alive = self.said(told.count, taken, false);
         drop(told);
         self.writers.best_effort.try_write(self.statement(&alive, 0));
@@ -227,6 +290,7 @@ impl Link {
             peer_link: self.remote,
             count,
             taken,
+            sent: self.sent.load(Ordering::Relaxed),
             goodbye,
         })
     }
@@ -274,7 +338,7 @@ impl Link {
     }
 
     /// Tells the application that the link is up, hands it what comes, and tells it that the link is down.
-    pub(crate) async fn run_in(self: Arc<Self>, mut incoming: mpsc::Receiver<Frame>) -> DownReason {
+    pub(crate) async fn run_in(self: Arc<Self>, mut incoming: mpsc::Receiver<Arrival>) -> DownReason {
         let up = TransportEvent::LinkUp {
             peer: self.peer.clone(),
         };
@@ -290,26 +354,39 @@ impl Link {
         reason
     }
 
-    async fn take_reliable(&self, incoming: &mut mpsc::Receiver<Frame>) -> DownReason {
+    async fn take_reliable(&self, incoming: &mut mpsc::Receiver<Arrival>) -> DownReason {
         let mut assembler = Assembler::new(self.chunks(1));
         let mut next = 1;
-        while let Some(frame) = incoming.recv().await {
-            let cost = cost(&frame);
-            if frame.number < next {
-                self.took(cost);
-                continue;
-            }
-            if frame.number > next {
-                let detail = format!("samples {next} to {} are lost", frame.number - 1);
+        while let Some(arrival) = incoming.recv().await {
+            let number = match &arrival {
+                Arrival::Sample(frame) => frame.number,
+                Arrival::GiveUp(last) => last + 1,
+            };
+            if number > next {
+                let detail = format!("samples {next} to {} of the reliable lane", number - 1);
                 self.common
                     .refused(Some(self.peer.clone()), "samples-lost", detail);
-                return DownReason::Network;
+                // What was begun will not be completed.
+                assembler = Assembler::new(self.chunks(1));
             }
-            next += 1;
+            let Arrival::Sample(frame) = arrival else {
+                next = next.max(number);
+                self.took(0, next - 1);
+                continue;
+            };
+            let cost = cost(&frame);
+            if number < next {
+                self.took(cost, next - 1);
+                continue;
+            }
+            next = number + 1;
             if frame.kind == Kind::Statement {
                 match self.read(&frame.payload) {
                     Some(alive) if alive.goodbye => return DownReason::PeerClosed,
-                    _ => continue,
+                    _ => {
+                        self.took(cost, number);
+                        continue;
+                    }
                 }
             }
             match assembler.accept(frame.payload, Instant::now()) {
@@ -320,7 +397,7 @@ impl Link {
                     return DownReason::Misbehaved;
                 }
             }
-            self.took(cost);
+            self.took(cost, number);
         }
         DownReason::Local
     }
@@ -367,10 +444,11 @@ impl Link {
     }
 
     /// Gives credit back. The peer is told at once when a quarter of its window is free again.
-    fn took(&self, cost: u64) {
-        let taken = self.taken.fetch_add(cost, Ordering::Relaxed) + cost;
+    fn took(&self, cost: u64, taken: u64) {
+        let returned = self.returned.fetch_add(cost, Ordering::Relaxed) + cost;
+        self.taken.store(taken, Ordering::Relaxed);
         let mut told = self.told();
-        if taken - told.taken >= self.common.limits.window_bytes as u64 / 4 {
+        if returned - told.returned >= self.common.limits.window_bytes as u64 / 4 {
             told.pause = TELL_AGAIN * 2;
             told.again = Instant::now() + TELL_AGAIN;
             self.tell(told, taken);
@@ -401,7 +479,8 @@ impl Link {
     pub(crate) async fn run_out(self: Arc<Self>, mut waiting: mpsc::Receiver<Waiting>) -> u64 {
         let mut sender = Sender {
             link: &self,
-            sent: 0,
+            under_way: VecDeque::new(),
+            credit: 0,
             number: 0,
             frames: 0,
         };
@@ -467,7 +546,7 @@ impl Link {
 }
 
 impl Feeds {
-    pub(crate) fn split(self) -> (mpsc::Receiver<Frame>, mpsc::Receiver<Waiting>) {
+    pub(crate) fn split(self) -> (mpsc::Receiver<Arrival>, mpsc::Receiver<Waiting>) {
         (self.incoming, self.waiting)
     }
 }
@@ -475,8 +554,10 @@ impl Feeds {
 /// The sending end of the reliable lane.
 struct Sender<'l> {
     link: &'l Link,
-    /// Credit that was used up.
-    sent: u64,
+    /// What was sent and is not known to be taken: its number, and its cost.
+    under_way: VecDeque<(u64, u64)>,
+    /// The costs together.
+    credit: u64,
     /// Of the last sample.
     number: u64,
     /// How many frames were cut.
@@ -503,18 +584,29 @@ impl Sender<'_> {
         self.number += 1;
         let frame = self.link.data(self.number, payload);
         let cost = cost(&frame);
-        let (sent, window) = (self.sent, self.link.peer_window);
-        // With nothing under way a sample goes out however small the window is.
-        let room = |taken: u64| sent <= taken || sent - taken + cost <= window;
-        let _ = awaited(&mut self.link.peer_taken.subscribe(), room).await;
+        let mut taken = self.link.peer_taken.subscribe();
+        loop {
+            let last = *taken.borrow_and_update();
+            while self.under_way.front().is_some_and(|(number, _)| *number <= last) {
+                self.credit -= self.under_way.pop_front().map_or(0, |(_, cost)| cost);
+            }
+            // With nothing under way a sample goes out however small the window is.
+            if self.under_way.is_empty() || self.credit + cost <= self.link.peer_window {
+                break;
+            }
+            // The link outlives this.
+            let _ = taken.changed().await;
+        }
         self.write(frame).await;
-        self.sent += cost;
+        self.under_way.push_back((self.number, cost));
+        self.credit += cost;
     }
 
     /// Until the library takes it, or for too long: then the link is over.
     async fn write(&self, frame: Frame) {
         let limits = &self.link.common.limits;
         let give_up = Instant::now() + limits.stall;
+        let number = frame.number;
         while !self
             .link
             .writers
@@ -530,11 +622,12 @@ impl Sender<'_> {
                 return std::future::pending().await;
             }
         }
+        self.link.sent.store(number, Ordering::Relaxed);
     }
 
     async fn goodbye(&mut self) {
         // Everything has to be taken first: what the peer's library has acknowledged may still be thrown away.
-        let sent = self.sent;
+        let sent = self.number;
         let _ = awaited(&mut self.link.peer_taken.subscribe(), |taken| taken >= sent).await;
         let (count, taken) = {
             let mut told = self.link.told();

@@ -73,8 +73,10 @@ pub(crate) struct Alive {
     pub(crate) peer_link: u64,
     /// Grows with each of the sender's on this link.
     pub(crate) count: u64,
-    /// How much of the reliable lane the sender has taken, in bytes of credit.
+    /// The number of the last sample of the reliable lane that the sender has taken in, or given up.
     pub(crate) taken: u64,
+    /// The number of the last one that it has sent.
+    pub(crate) sent: u64,
     /// The last one.
     pub(crate) goodbye: bool,
 }
@@ -135,6 +137,7 @@ impl Said {
                     peer_link: hex64(alive.peer_link),
                     count: alive.count,
                     taken: alive.taken,
+                    sent: alive.sent,
                     signature,
                 };
                 if alive.goodbye {
@@ -170,7 +173,8 @@ impl Said {
                 .number(alive.link)
                 .number(alive.peer_link)
                 .number(alive.count)
-                .number(alive.taken),
+                .number(alive.taken)
+                .number(alive.sent),
         }
     }
 }
@@ -247,6 +251,7 @@ struct AliveJson {
     peer_link: String,
     count: u64,
     taken: u64,
+    sent: u64,
     signature: String,
 }
 
@@ -259,6 +264,7 @@ impl AliveJson {
             peer_link: unhex64(&self.peer_link)?,
             count: self.count,
             taken: self.taken,
+            sent: self.sent,
             goodbye,
         })
     }
@@ -325,6 +331,7 @@ mod tests {
             peer_link: 4,
             count: 5,
             taken: 6,
+            sent: 7,
             goodbye,
         })
     }

@@ -228,7 +228,8 @@ impl IfTransport for DdsTransport {
         Capabilities {
             max_frame: self.max_frame,
             ordered: true,
-            reliable: true,
+            // Among those who may write to an inbox are strangers: they can make the library's cache overflow.
+            reliable: false,
             broadcast: true,
         }
     }

@@ -68,7 +68,7 @@ impl fmt::Debug for RelayConfig {
 pub struct RelayLinkLimits {
     /// Peers known at once: 256. Of more, nothing is taken.
     pub max_peers: usize,
-    /// Bytes of accepted frames waiting for one peer, on each lane: 1 MiB, and as much again of frames over 16 KiB on the
+    /// Bytes of accepted frames waiting for one peer, on each lane: 1 MiB, and as much again of frames over 64 KiB on the
     /// reliable one. A frame counts for at least 1 KiB; a single one may be larger.
     pub queue_bytes: usize,
     /// Bytes that one peer may send before this side has read them: 256 KiB, at least 64 KiB. Each frame counts 64 more. In

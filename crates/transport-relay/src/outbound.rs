@@ -14,6 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Least charge for a frame, in bytes; bounds the number of frames that wait.
 const LEAST_CHARGE: usize = 1_024;
+/// Frames of up to so many bytes keep their order among each other; longer ones may be overtaken.
+const SHORT: usize = 64 * 1_024;
 /// Bytes that a queue may send before the next one has its turn.
 const TURN: usize = 16 * 1_024;
 
@@ -21,7 +23,7 @@ const TURN: usize = 16 * 1_024;
 #[derive(Debug)]
 pub(crate) struct Gate {
     room: Arc<Semaphore>,
-    /// For frames in parts: a large one must not keep small ones from being accepted.
+    /// For long frames, which must not keep short ones from being accepted.
     large_room: Arc<Semaphore>,
     queue_bytes: usize,
     /// The largest payload that travels in one piece.
@@ -47,7 +49,7 @@ impl Gate {
     /// Waits for room; `None`: the link is gone. Cancel safe.
     pub(crate) async fn room(&self, frame: &[u8]) -> Option<OwnedSemaphorePermit> {
         let charge = u32::try_from(charge(frame.len()).min(self.queue_bytes)).unwrap_or(u32::MAX);
-        let room = match Splitter::is_needed(frame, self.most) {
+        let room = match frame.len() > SHORT {
             true => &self.large_room,
             false => &self.room,
         };
@@ -88,12 +90,12 @@ impl Item {
     }
 }
 
-/// Small frames of the reliable lane, large ones of it, and the best-effort lane. They take turns, so that none waits for more
+/// Short frames of the reliable lane, long ones of it, and the best-effort lane. They take turns, so that none waits for more
 /// than a few pieces of another.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
-    small: VecDeque<(Bytes, OwnedSemaphorePermit)>,
-    large: VecDeque<(Box<Splitter>, OwnedSemaphorePermit)>,
+    small: VecDeque<(Item, OwnedSemaphorePermit)>,
+    large: VecDeque<(Item, OwnedSemaphorePermit)>,
     loose: VecDeque<Item>,
     loose_bytes: usize,
     turn: usize,
@@ -104,9 +106,9 @@ pub(crate) struct Outbound {
 
 impl Outbound {
     pub(crate) fn push(&mut self, item: Item, room: OwnedSemaphorePermit) {
-        match item {
-            Item::Whole(frame) => self.small.push_back((frame, room)),
-            Item::Parts(splitter) => self.large.push_back((splitter, room)),
+        match item.len() > SHORT {
+            true => self.large.push_back((item, room)),
+            false => self.small.push_back((item, room)),
         }
     }
 
@@ -148,8 +150,8 @@ impl Outbound {
         for _ in 0..=QUEUES {
             if self.left > 0 {
                 let piece = match self.turn {
-                    0 => self.small.pop_front().map(|(frame, _)| (Lane::Reliable, frame)),
-                    1 => next_part(&mut self.large).map(|part| (Lane::Reliable, part)),
+                    0 => next_piece(&mut self.small).map(|piece| (Lane::Reliable, piece)),
+                    1 => next_piece(&mut self.large).map(|piece| (Lane::Reliable, piece)),
                     _ => self.next_loose().map(|piece| (Lane::BestEffort, piece)),
                 };
                 if let Some((lane, piece)) = piece {
@@ -166,13 +168,7 @@ impl Outbound {
 
     fn next_loose(&mut self) -> Option<Bytes> {
         loop {
-            let (piece, is_over) = match self.loose.front_mut()? {
-                Item::Whole(frame) => (Some(frame.clone()), true),
-                Item::Parts(splitter) => {
-                    let part = splitter.as_mut().next_chunk();
-                    (part, splitter.remaining() == 0)
-                }
-            };
+            let (piece, is_over) = self.loose.front_mut()?.next_piece();
             if is_over && let Some(item) = self.loose.pop_front() {
                 self.loose_bytes -= charge(item.len());
             }
@@ -183,15 +179,28 @@ impl Outbound {
     }
 }
 
-fn next_part(large: &mut VecDeque<(Box<Splitter>, OwnedSemaphorePermit)>) -> Option<Bytes> {
-    loop {
-        let (splitter, _) = large.front_mut()?;
-        let part = splitter.as_mut().next_chunk();
-        if splitter.remaining() == 0 {
-            large.pop_front();
+impl Item {
+    /// The next piece, and whether it is the last one.
+    fn next_piece(&mut self) -> (Option<Bytes>, bool) {
+        match self {
+            Self::Whole(frame) => (Some(frame.clone()), true),
+            Self::Parts(splitter) => {
+                let part = splitter.as_mut().next_chunk();
+                (part, splitter.remaining() == 0)
+            }
         }
-        if part.is_some() {
-            return part;
+    }
+}
+
+fn next_piece(queue: &mut VecDeque<(Item, OwnedSemaphorePermit)>) -> Option<Bytes> {
+    loop {
+        let (item, _) = queue.front_mut()?;
+        let (piece, is_over) = item.next_piece();
+        if is_over {
+            queue.pop_front();
+        }
+        if piece.is_some() {
+            return piece;
         }
     }
 }

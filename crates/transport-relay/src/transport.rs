@@ -27,7 +27,7 @@ use crate::{
 /// Links to every trusted agent that relays at the same signaling server, over its WebSocket.
 ///
 /// A link is up when the peer has proved its key end to end; the server can make none. Links end when the connection to the
-/// server does, and come back by themselves at the same or the next server. Small frames overtake large ones.
+/// server does, and come back by themselves at the same or the next server. Frames of up to 64 KiB pass longer ones.
 ///
 /// Ends with [`close`](IfTransport::close), or when dropped: then without flushing.
 pub struct RelayTransport {
@@ -142,8 +142,7 @@ impl IfTransport for RelayTransport {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             max_frame: MAX_CHUNKED_FRAME,
-            // Small frames overtake large ones.
-            ordered: false,
+            ordered: true,
             reliable: true,
             broadcast: false,
         }

@@ -1,5 +1,6 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
+use ifmesh_signaling::ClientTls;
 use ifmesh_transport::{ChunkLimits, LinkObserver, MAX_CHUNKED_FRAME, PeerKeys};
 use ifmsg::{AgentId, Identity};
 
@@ -15,11 +16,13 @@ pub struct WebRtcConfig {
     pub identity: Identity,
     /// Grows with each start of the agent; at most 2^53-1. Peers drop what is left of an earlier life when a higher one comes.
     pub epoch: u64,
-    /// Signaling servers, `ws://host:port`, one or more. One is used at a time; after a failure the next is tried.
+    /// Signaling servers, `ws://host:port` or `wss://host:port`, one or more. One is used at a time; after a failure the next is tried.
     pub signaling: Vec<String>,
+    /// Whose certificates are taken for those of a `wss://` server.
+    pub tls: ClientTls,
     /// If set: only a signaling server of this name is registered with.
     pub server_id: Option<AgentId>,
-    /// STUN and TURN servers. None by default: host candidates only.
+    /// STUN and TURN servers, beside those that the signaling server hands out. None by default.
     pub ice_servers: Vec<IceServer>,
     /// Use those that the signaling server hands out, too: true. They see this agent's address, which the signaling server
     /// sees anyway, and can carry connections or not, but read nothing.
@@ -99,6 +102,7 @@ impl WebRtcConfig {
             identity,
             epoch,
             signaling: signaling.into_iter().map(Into::into).collect(),
+            tls: ClientTls::default(),
             server_id: None,
             ice_servers: Vec::new(),
             take_ice_servers: true,
@@ -122,7 +126,7 @@ impl WebRtcConfig {
             setup_timeout: self.limits.handshake_timeout,
             disconnected_after: silence / 4,
             failed_after: silence - silence / 4,
-            keepalive: (silence / 25).clamp(Duration::from_millis(20), Duration::from_millis(400)),
+            keepalive: (silence / 20).clamp(Duration::from_millis(20), Duration::from_millis(500)),
             max_message_size: TAKEN_MESSAGE,
             faults: self
                 .faults

@@ -53,7 +53,7 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(1);
 /// A path that answers nothing for this long is not probed any more: it is broken rather than lossy.
 const PROBE_NO_MORE: Duration = Duration::from_millis(500);
 /// How often the path is looked at.
-const MEASURE: Duration = Duration::from_secs(2);
+const MEASURE: Duration = Duration::from_secs(5);
 /// Bad chunks after which a peer is cut off.
 const MAX_BAD_CHUNKS: u32 = 64;
 
@@ -276,7 +276,7 @@ impl Connection {
                 outbound,
             );
             let watch_path = watch_path(&self.peer, &self.peer_id, &self.board);
-            let probe = probe(&self.peer, outbound, &self.board, &self.peer_id);
+            let mut probe = pin!(probe(&self.peer, outbound, &self.board, &self.peer_id));
             let flushed = tokio::select! {
                 biased;
                 order = over(&mut self.orders) => match order {
@@ -290,10 +290,17 @@ impl Connection {
                 },
                 () = write_loose => false,
                 () = watch_path => false,
-                () = probe => false,
+                () = &mut probe => false,
             };
             outbound.close();
-            flushed || matches!(timeout(self.limits.close_timeout, write).await, Ok(Written::All))
+            // A lone frame is acknowledged after 200 ms, unless a probe comes behind it.
+            let rest = async {
+                tokio::select! {
+                    written = write => matches!(written, Written::All),
+                    () = probe => false,
+                }
+            };
+            flushed || timeout(self.limits.close_timeout, rest).await.unwrap_or(false)
         };
         while let Some(frame) = outbound.try_next_loose() {
             let _ = self.peer.try_send(engine::Lane::BestEffort, frame).await;

@@ -45,6 +45,8 @@ struct Stage {
     alice: Arc<WebRtcTransport>,
     bob: Client,
     engine: EngineConfig,
+    /// Of the session ids that bob chooses.
+    seed: u64,
 }
 
 /// A data channel to alice that is open, and alice's hello.
@@ -77,6 +79,7 @@ impl Stage {
             alice,
             bob,
             engine,
+            seed: 3,
         }
     }
 
@@ -84,7 +87,7 @@ impl Stage {
     async fn channel(&mut self) -> Channel {
         let (to_bob, mut happenings) = mpsc::channel(64);
         let (peer, offer) = Peer::offer(&self.engine, to_bob).await.unwrap();
-        let session = SessionId::random(&mut random());
+        let session = SessionId::random(&mut StdRng::seed_from_u64(self.seed));
         let to_sign = DescriptionToSign {
             from: &id("bob"),
             to: &id("alice"),
@@ -105,7 +108,9 @@ impl Stage {
             loop {
                 tokio::select! {
                     event = self.bob.recv() => match event.unwrap() {
-                        Event::Signal { signal: Signal::Answer { sdp, .. }, .. } => {
+                        Event::Signal { signal: Signal::Answer { sdp, statement: Some(statement) }, .. }
+                            if serde_json::to_value(&*statement).unwrap()["session"] == session.to_hex() =>
+                        {
                             fingerprint = Some(sdp_identity(&sdp).unwrap().0);
                             peer.accept_answer(&sdp).await.unwrap();
                         }
@@ -191,7 +196,7 @@ async fn a_good_hello_makes_the_link() {
     let channel = stage.channel().await;
     assert_eq!(hello::read(&channel.hello, &channel.facts), Ok(MAX_FRAME));
     channel
-        .say(hello::write(&identity("bob"), &channel.facts, 70_000))
+        .say(hello::write(&identity("bob"), &channel.facts, 60_000))
         .await;
     channel.say("a frame").await;
     assert_eq!(stage.event().await, TransportEvent::LinkUp { peer: id("bob") });
@@ -203,11 +208,11 @@ async fn a_good_hello_makes_the_link() {
         stage.alice.send(envelope)
     };
     let too_large = ifmesh_transport::SendError::TooLarge {
-        size: 70_001,
-        limit: 70_000,
+        size: 60_001,
+        limit: 60_000,
     };
-    assert_eq!(send(70_001).await, Err(too_large));
-    assert_eq!(send(70_000).await, Ok(()));
+    assert_eq!(send(60_001).await, Err(too_large));
+    assert_eq!(send(60_000).await, Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -311,4 +316,119 @@ async fn chunks_that_lie_are_refused_by_name_and_then_end_the_link() {
     let closed =
         async { while !matches!(channel.happenings.recv().await, Some(PeerEvent::Closed(_)) | None) {} };
     timeout(SOON, closed).await.expect("a closed connection");
+}
+
+/// A peer with a good key does everything wrong: offers that it never follows up, ten thousand candidates, and, over a link, a
+/// hundred thousand frames that it begins and never ends. Fails if another peer cannot link and talk meanwhile, if what is kept
+/// of it has no bound, or if it is not told why it is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hostile_peer_is_bounded_and_harms_nobody_else() {
+    let mut stage = Stage::new().await;
+    let files = || std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let at_first = files();
+
+    // Half-open: each offer verifies, and nothing follows.
+    let (to_bob, _happenings) = mpsc::channel(64);
+    let (_peer, offer) = Peer::offer(&stage.engine, to_bob).await.unwrap();
+    for number in 0..200 {
+        let to_sign = DescriptionToSign {
+            from: &id("bob"),
+            to: &id("alice"),
+            session: SessionId::random(&mut StdRng::seed_from_u64(1_000 + number)),
+            role: Role::Offer,
+            epoch: 1,
+            sdp: &offer.sdp,
+            expires: SystemClock.now().plus_millis(30_000),
+        };
+        let statement = sign_description(&identity("bob"), &to_sign).unwrap();
+        let offer = Signal::Offer {
+            sdp: offer.sdp.clone(),
+            statement: Some(Box::new(statement)),
+        };
+        stage.bob.send(id("alice"), offer).await.unwrap();
+    }
+    for number in 0..10_000 {
+        let candidate = IceCandidate {
+            candidate: format!("candidate:1 1 udp 1 127.0.0.1 {} typ host", 1_024 + number),
+            ..IceCandidate::default()
+        };
+        stage
+            .bob
+            .send(id("alice"), Signal::Candidate(candidate))
+            .await
+            .unwrap();
+    }
+
+    // Meanwhile carol comes.
+    let urls = [format!("ws://{}", stage._server.local_addr())];
+    let keys = |peer: &AgentId| PeerTrust::Key(*identity(peer.as_str()).public_key());
+    let mut config = WebRtcConfig::new(id("carol"), identity("carol"), 1, &urls, Arc::new(keys));
+    config.bind = vec!["127.0.0.1:0".parse().unwrap()];
+    let carol = WebRtcTransport::start(config, Arc::new(SystemClock), Box::new(random()))
+        .await
+        .unwrap();
+    let mut reasons = std::collections::BTreeSet::new();
+    loop {
+        match stage.event().await {
+            TransportEvent::LinkUp { peer } if peer == id("carol") => break,
+            TransportEvent::Refused { peer, reason, .. } => {
+                assert_eq!(peer, Some(id("bob")));
+                reasons.insert(reason);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // Neither sockets nor connections grow with what bob sends.
+    assert!(files() < at_first + 60, "{} and {at_first} at first", files());
+
+    // A channel, for once, over which frames begin.
+    let mut channel = loop {
+        // Until alice takes an offer of bob's again.
+        match timeout(Duration::from_secs(3), Box::pin(stage.channel())).await {
+            Ok(channel) => break channel,
+            Err(_) => stage.seed += 1,
+        }
+    };
+    channel
+        .say(hello::write(&identity("bob"), &channel.facts, MAX_FRAME))
+        .await;
+    let frame = Bytes::from(vec![7; 2_000]);
+    for number in 0..100_000 {
+        let begun = Splitter::new(number, frame.clone(), 1_024).next_chunk().unwrap();
+        if channel.peer.send(Lane::Messaging, begun).await.is_err() {
+            break;
+        }
+    }
+    loop {
+        match stage.event().await {
+            TransportEvent::LinkDown { peer, reason } => {
+                assert_eq!((peer, reason), (id("bob"), DownReason::Misbehaved));
+                break;
+            }
+            TransportEvent::Refused { peer, reason, .. } => {
+                assert_eq!(peer, Some(id("bob")));
+                reasons.insert(reason);
+            }
+            TransportEvent::LinkUp { peer } => assert_eq!(peer, id("bob")),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(reasons.contains("too-many-offers"), "{reasons:?}");
+    assert!(reasons.contains("chunk-too-many"), "{reasons:?}");
+    assert!(stage.alice.metrics().signals_dropped > 1_000);
+    let closed =
+        async { while !matches!(channel.happenings.recv().await, Some(PeerEvent::Closed(_)) | None) {} };
+    timeout(SOON, closed).await.expect("a closed connection");
+
+    let envelope =
+        ifmesh_transport::Envelope::new(id("carol"), ifmesh_transport::Lane::Reliable, "still here");
+    stage.alice.send(envelope).await.unwrap();
+    let heard = async {
+        loop {
+            if let TransportEvent::Frame { frame, .. } = carol.recv().await.unwrap() {
+                return frame;
+            }
+        }
+    };
+    assert_eq!(timeout(SOON, heard).await.unwrap(), "still here");
 }

@@ -91,6 +91,7 @@ impl WebRtcTransport {
             config.epoch,
         );
         signaling.server_id = config.server_id.clone();
+        signaling.tls = config.tls.clone();
         let mut client = Client::connect(signaling, random.clone())?;
 
         let mut last = None;

@@ -61,7 +61,9 @@ async fn the_largest_frame_arrives_on_either_lane() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_frames_pass_long_ones() {
     let server = server().await;
-    let alice = join(&url(&server), "alice", 1).await;
+    let mut patient = config(&url(&server), "alice", 1);
+    patient.limits.close_timeout = SOON;
+    let alice = start(patient).await;
     let bob = join(&url(&server), "bob", 1).await;
     up(&*alice, "bob").await;
     up(&*bob, "alice").await;

@@ -1,9 +1,9 @@
 //! What a line of the log says.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
 use ifmsg::{
-    AgentId, MessageDigest, Timestamp, TraceId,
+    AgentId, MessageDigest, MessageId, Timestamp, TraceId,
     canonical::{self, CanonicalError, Limits, Value, ValueKind},
 };
 
@@ -133,7 +133,7 @@ pub enum Detail {
     /// A number within ±(2^53 - 1).
     Number(i64),
     /// A name or a reason; never a payload, never a secret.
-    Text(String),
+    Text(Arc<str>),
 }
 
 impl From<u64> for Detail {
@@ -156,7 +156,14 @@ impl From<i64> for Detail {
 
 impl From<&str> for Detail {
     fn from(text: &str) -> Self {
-        Self::Text(text[..text.floor_char_boundary(MAX_METADATA_TEXT)].to_owned())
+        Self::Text(text[..text.floor_char_boundary(MAX_METADATA_TEXT)].into())
+    }
+}
+
+impl From<MessageId> for Detail {
+    fn from(id: MessageId) -> Self {
+        // No id is longer than a text may be.
+        Self::Text(id.into())
     }
 }
 
@@ -177,10 +184,11 @@ pub struct Entry {
     pub(crate) event: Event,
     pub(crate) peer: Option<AgentId>,
     pub(crate) trace: Option<TraceId>,
-    pub(crate) transport: Option<String>,
+    pub(crate) transport: Option<Arc<str>>,
     pub(crate) digest: Option<MessageDigest>,
     pub(crate) sdp_hash: Option<[u8; 32]>,
-    pub(crate) metadata: BTreeMap<String, Detail>,
+    /// Sorted by name.
+    pub(crate) metadata: Vec<(Cow<'static, str>, Detail)>,
 }
 
 impl Entry {
@@ -193,7 +201,7 @@ impl Entry {
             transport: None,
             digest: None,
             sdp_hash: None,
-            metadata: BTreeMap::new(),
+            metadata: Vec::new(),
         }
     }
 
@@ -214,8 +222,12 @@ impl Entry {
 
     /// The transport's name. Cut as metadata is.
     #[must_use]
-    pub fn transport(mut self, name: &str) -> Self {
-        self.transport = Some(name[..name.floor_char_boundary(MAX_METADATA_NAME)].to_owned());
+    pub fn transport(mut self, name: impl Into<Arc<str>>) -> Self {
+        let name = name.into();
+        self.transport = Some(match name.floor_char_boundary(MAX_METADATA_NAME) {
+            end if end < name.len() => name[..end].into(),
+            _ => name,
+        });
         self
     }
 
@@ -236,14 +248,19 @@ impl Entry {
     /// Adds a name and a number or a short text. Characters of `name` outside `a-z0-9_` become `_`, and it is cut to 64; of
     /// the same name the last holds; after [`MAX_METADATA`] names a new one is left out.
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl Into<Detail>) -> Self {
-        let name: String = name
-            .chars()
-            .take(MAX_METADATA_NAME)
-            .map(|char| if is_name_char(char) { char } else { '_' })
-            .collect();
-        if self.metadata.len() < MAX_METADATA || self.metadata.contains_key(&name) {
-            self.metadata.insert(name, value.into());
+    pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Detail>) -> Self {
+        let mut name = name.into();
+        if name.len() > MAX_METADATA_NAME || !name.bytes().all(|byte| is_name_char(byte.into())) {
+            let mended = name
+                .chars()
+                .take(MAX_METADATA_NAME)
+                .map(|char| if is_name_char(char) { char } else { '_' });
+            name = Cow::Owned(mended.collect());
+        }
+        match self.metadata.binary_search_by(|(other, _)| other.cmp(&name)) {
+            Ok(at) => self.metadata[at].1 = value.into(),
+            Err(at) if self.metadata.len() < MAX_METADATA => self.metadata.insert(at, (name, value.into())),
+            Err(_) => {}
         }
         self
     }
@@ -399,7 +416,7 @@ fn metadata(value: Value<'_>) -> Option<BTreeMap<String, Detail>> {
     for (name, value) in value.members()? {
         let value = match value.kind() {
             ValueKind::Number => Detail::Number(value.as_integer()?),
-            ValueKind::String => Detail::Text(value.as_str()?.into_owned()),
+            ValueKind::String => Detail::Text(value.as_str()?.as_ref().into()),
             _ => return None,
         };
         let fits = name.chars().all(is_name_char) && name.len() <= MAX_METADATA_NAME;
@@ -535,9 +552,9 @@ mod tests {
             entry.digest = digest.map(MessageDigest::from_bytes);
             entry.sdp_hash = sdp_hash;
             if let Some(name) = &transport {
-                entry = entry.transport(name);
+                entry = entry.transport(name.as_str());
             }
-            metadata.into_iter().fold(entry, |entry, (name, value)| entry.with(&name, value))
+            metadata.into_iter().fold(entry, |entry, (name, value)| entry.with(name, value))
         }
     }
 
@@ -561,10 +578,10 @@ mod tests {
                 event: record.event,
                 peer: record.peer,
                 trace: entry.trace,
-                transport: record.transport,
+                transport: record.transport.map(Into::into),
                 digest: record.digest,
                 sdp_hash: record.sdp_hash,
-                metadata: record.metadata,
+                metadata: record.metadata.into_iter().map(|(name, value)| (name.into(), value)).collect(),
             };
             prop_assert_eq!(read, entry);
         }

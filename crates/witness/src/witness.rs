@@ -4,9 +4,9 @@ use std::{
     collections::VecDeque,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
+        mpsc::{SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -29,7 +29,10 @@ const TIPS: usize = 64;
 /// Events that the writer takes in one go, before it writes them and looks at the clock.
 const BATCH: usize = 256;
 
-/// How often the writer looks at the clock when nothing comes in.
+/// Events that wait when the writer is called; until then it comes by itself.
+const HURRY: u64 = 1_024;
+
+/// How often the writer looks at the clock and the queue.
 const TICK: Duration = Duration::from_millis(20);
 
 /// How often it tries to open a log again that has failed.
@@ -85,10 +88,10 @@ pub struct Status {
 ///
 /// Dropping it is [`close`](Self::close) without the answer: both wait for the disk.
 pub struct Witness {
-    jobs: SyncSender<Job>,
     shared: Arc<Shared>,
     policy: Policy,
     clock: Clock,
+    queue: u64,
     writer: Mutex<Option<JoinHandle<Result<(), LogError>>>>,
 }
 
@@ -114,33 +117,39 @@ impl Witness {
         queue: usize,
     ) -> Result<(Self, Recovered), LogError> {
         let (log, recovered) = Log::open(settings.clone(), identity.clone(), clock())?;
-        let shared = Arc::new(Shared::default());
-        shared.progress(&log);
-        let (jobs, inbox) = sync_channel(queue);
-        let writer = Writer {
+        let path = settings.dir.clone();
+        let facts = Facts::default();
+        facts.progress(&log);
+        let core = Core {
             settings,
             identity,
             clock: Arc::clone(&clock),
-            shared: Arc::clone(&shared),
             log: Some(log),
+            urgent: false,
             reopen_at: clock(),
             told: 0,
             told_at: clock(),
             published_at: None,
         };
-        let path = writer.settings.dir.clone();
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            ready: Condvar::new(),
+            core: Mutex::new(core),
+            facts,
+        });
+        let writers = Arc::clone(&shared);
         let writer = thread::Builder::new()
             .name("ifmesh-witness".into())
-            .spawn(move || writer.run(&inbox))
+            .spawn(move || writers.run())
             .map_err(|error| LogError::Io {
                 path,
                 kind: error.kind(),
             })?;
         let witness = Self {
-            jobs,
             shared,
             policy,
             clock,
+            queue: queue as u64,
             writer: Mutex::new(Some(writer)),
         };
         Ok((witness, recovered))
@@ -152,9 +161,9 @@ impl Witness {
     /// # Errors
     /// Under [`Policy::Required`] only. Under [`Policy::BestEffort`] what does not fit is counted.
     pub fn try_record(&self, entry: Entry) -> Result<(), NotRecorded> {
-        let outcome = self.offer(entry).map_err(|(error, _)| error);
+        let outcome = self.offer(vec![entry]).map_err(|(error, _)| error);
         if outcome.is_err() {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.facts.dropped.fetch_add(1, Ordering::Relaxed);
         }
         match self.policy {
             Policy::Required => outcome,
@@ -168,39 +177,50 @@ impl Witness {
     /// [`NotRecorded`], whatever the policy.
     pub fn flush(&self) -> Result<Checkpoint, NotRecorded> {
         let (reply, answer) = sync_channel(1);
-        self.jobs
-            .send(Job::Flush(reply))
-            .map_err(|_| NotRecorded::Closed)?;
+        self.shared.push(Job::Flush(reply))?;
         answer
             .recv()
             .map_err(|_| NotRecorded::Closed)?
             .map_err(NotRecorded::Failed)
     }
 
-    /// Puts an event on record, whatever the policy, or gives it back; then it is not counted as lost, for it may be offered again.
-    /// Never waits.
+    /// Puts events on record, whatever the policy: all of them, or none, and then gives them back; so they are not counted as
+    /// lost, for they may be offered again. Never waits. Many at once cost less than each alone.
     ///
     /// # Errors
-    /// [`NotRecorded`], with the event.
-    pub fn offer(&self, entry: Entry) -> Result<(), (NotRecorded, Box<Entry>)> {
+    /// [`NotRecorded`], with the events.
+    pub fn offer(&self, entries: Vec<Entry>) -> Result<(), (NotRecorded, Vec<Entry>)> {
         if let Some(error) = self.failure() {
-            return Err((NotRecorded::Failed(error), Box::new(entry)));
+            return Err((NotRecorded::Failed(error), entries));
         }
-        // Before it is sent, so that `is_written` is never true of one that is still on its way.
-        self.shared.accepted.fetch_add(1, Ordering::AcqRel);
-        let sent = self.jobs.try_send(Job::Record((self.clock)(), entry));
-        sent.map_err(|error| {
-            self.shared.accepted.fetch_sub(1, Ordering::AcqRel);
-            let (reason, job) = match error {
-                TrySendError::Full(job) => (NotRecorded::Full, job),
-                TrySendError::Disconnected(job) => (NotRecorded::Closed, job),
-            };
-            match job {
-                Job::Record(_, entry) => (reason, Box::new(entry)),
-                // Nothing else was sent.
-                _ => (reason, Box::new(Entry::new(Event::EventsDropped))),
-            }
-        })
+        let count = entries.len() as u64;
+        let facts = &self.shared.facts;
+        let mut queue = lock(&self.shared.queue);
+        if queue.closed {
+            return Err((NotRecorded::Closed, entries));
+        }
+        let waiting = facts.waiting();
+        // What is larger than the queue finds room in an empty one.
+        if waiting > 0 && waiting + count > self.queue {
+            return Err((NotRecorded::Full, entries));
+        }
+        let is_urgent = entries.iter().any(|entry| entry.event().is_durable_at_once());
+        facts.accepted.fetch_add(count, Ordering::AcqRel);
+        queue.jobs.push_back(Job::Record((self.clock)(), entries));
+        drop(queue);
+        // Otherwise the writer comes by itself, or somebody helps.
+        if is_urgent || waiting + count > HURRY {
+            self.shared.ready.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Writes what waits, here and now, if the writer is not at it: hands it to the operating system, which is quick as long as
+    /// the disk keeps up. If it does not, the writer is the one that waits for it, and this returns at once.
+    pub fn help(&self) {
+        if !self.shared.help() {
+            self.shared.ready.notify_one();
+        }
     }
 
     /// Calls `done`, from the writer's thread, once every event that was recorded before is with the operating system, or, if
@@ -211,32 +231,34 @@ impl Witness {
     pub fn sync(&self, durable: bool, done: Done) -> Result<(), NotRecorded> {
         self.failure()
             .map_or(Ok(()), |error| Err(NotRecorded::Failed(error)))?;
-        self.jobs.try_send(Job::Sync { durable, done }).map_err(not_sent)
+        self.shared.push(Job::Sync { durable, done })
     }
 
-    /// Whether everything that was recorded is with the operating system, as [`sync`](Self::sync) would wait for.
-    pub fn is_written(&self) -> bool {
-        let accepted = self.shared.accepted.load(Ordering::Acquire);
-        self.shared.written.load(Ordering::Acquire) >= accepted
+    /// How many events were accepted so far, and how many of these the writer is done with: they are with the operating system, and
+    /// survive the death of this process, or they are lost and counted.
+    pub fn progress(&self) -> (u64, u64) {
+        let facts = &self.shared.facts;
+        let accepted = facts.accepted.load(Ordering::Acquire);
+        (accepted, facts.written.load(Ordering::Acquire))
     }
 
     /// Counts events that a caller had to leave out: the log tells how many.
     pub fn count_dropped(&self, events: u64) {
-        self.shared.dropped.fetch_add(events, Ordering::Relaxed);
+        self.shared.facts.dropped.fetch_add(events, Ordering::Relaxed);
     }
 
     /// The last checkpoints to give away, the oldest first: at most 64, one every [`PUBLISH_MILLIS`] while the log grows. They are
     /// made from the first call on.
     pub fn tips(&self) -> Vec<Arc<Tip>> {
-        self.shared.tips_wanted.store(true, Ordering::Relaxed);
-        let tips = self.shared.tips.lock().unwrap_or_else(PoisonError::into_inner);
-        tips.iter().cloned().collect()
+        self.shared.facts.tips_wanted.store(true, Ordering::Relaxed);
+        lock(&self.shared.facts.tips).iter().cloned().collect()
     }
 
     /// Why it does not write, if it does not.
     pub fn failure(&self) -> Option<LogError> {
-        let failed = self.shared.failed.load(Ordering::Relaxed) != 0;
-        failed.then(|| self.shared.status().failure.clone().unwrap_or(LogError::Failed))
+        let facts = &self.shared.facts;
+        let failed = facts.failed.load(Ordering::Relaxed) != 0;
+        failed.then(|| facts.failure())
     }
 
     /// What becomes of an action whose event cannot be recorded.
@@ -247,8 +269,8 @@ impl Witness {
     /// How it is doing.
     pub fn status(&self) -> Status {
         Status {
-            dropped: self.shared.dropped.load(Ordering::Relaxed),
-            ..self.shared.status().clone()
+            dropped: self.shared.facts.dropped.load(Ordering::Relaxed),
+            ..lock(&self.shared.facts.status).clone()
         }
     }
 
@@ -257,9 +279,9 @@ impl Witness {
     /// # Errors
     /// Of the disk.
     pub fn close(&self) -> Result<(), LogError> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // If it is gone already, there is nobody to tell.
-        let _gone = self.jobs.send(Job::Close);
+        let writer = lock(&self.writer).take();
+        // If it is closed already, there is nobody to tell.
+        let _closed = self.shared.push(Job::Close);
         match writer {
             // A writer that panicked has left a log in an unknown state.
             Some(writer) => writer.join().unwrap_or(Err(LogError::Failed)),
@@ -268,11 +290,8 @@ impl Witness {
     }
 }
 
-fn not_sent(error: TrySendError<Job>) -> NotRecorded {
-    match error {
-        TrySendError::Full(_) => NotRecorded::Full,
-        TrySendError::Disconnected(_) => NotRecorded::Closed,
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Witness {
@@ -296,14 +315,29 @@ impl fmt::Debug for Witness {
 pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 enum Job {
-    Record(Timestamp, Entry),
+    Record(Timestamp, Vec<Entry>),
     Sync { durable: bool, done: Done },
     Flush(SyncSender<Result<Checkpoint, LogError>>),
     Close,
 }
 
+/// What waits for the writer, in order. Events are bounded by [`Witness::offer`]; of other jobs each caller has one.
 #[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
 struct Shared {
+    queue: Mutex<Queue>,
+    ready: Condvar,
+    /// Whoever holds it takes from the queue and writes: so lines keep the order of the queue. Locked before the queue.
+    core: Mutex<Core>,
+    facts: Facts,
+}
+
+#[derive(Default)]
+struct Facts {
     /// Events that were put in the queue, and that the writer is done with: they are with the operating system, or lost and counted.
     accepted: AtomicU64,
     written: AtomicU64,
@@ -314,13 +348,14 @@ struct Shared {
     status: Mutex<Status>,
 }
 
-impl Shared {
-    fn status(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+impl Facts {
+    fn waiting(&self) -> u64 {
+        let accepted = self.accepted.load(Ordering::Acquire);
+        accepted.saturating_sub(self.written.load(Ordering::Acquire))
     }
 
     fn progress(&self, log: &Log) {
-        let mut status = self.status();
+        let mut status = lock(&self.status);
         status.lines = log.size();
         status.checkpoint = log.last_checkpoint().cloned();
         status.failure = None;
@@ -328,17 +363,77 @@ impl Shared {
     }
 
     fn fail(&self, error: &LogError) {
-        self.status().failure = Some(error.clone());
+        lock(&self.status).failure = Some(error.clone());
         self.failed.store(1, Ordering::Relaxed);
+    }
+
+    fn failure(&self) -> LogError {
+        lock(&self.status).failure.clone().unwrap_or(LogError::Failed)
     }
 }
 
-struct Writer {
+impl Shared {
+    fn push(&self, job: Job) -> Result<(), NotRecorded> {
+        let mut queue = lock(&self.queue);
+        if queue.closed {
+            return Err(NotRecorded::Closed);
+        }
+        queue.closed = matches!(job, Job::Close);
+        queue.jobs.push_back(job);
+        drop(queue);
+        self.ready.notify_one();
+        Ok(())
+    }
+
+    fn run(&self) -> Result<(), LogError> {
+        loop {
+            {
+                let queue = lock(&self.queue);
+                if queue.jobs.is_empty() {
+                    // Woken or not, it is time to look.
+                    drop(self.ready.wait_timeout(queue, TICK));
+                }
+            }
+            let mut core = lock(&self.core);
+            let open = core.batch(self);
+            core.tick(&self.facts);
+            if !open {
+                return core.close(&self.facts);
+            }
+        }
+    }
+
+    /// Writes the events at the head of the queue, if nobody else is at it. Whether that was all there is to do.
+    fn help(&self) -> bool {
+        let mut core = match self.core.try_lock() {
+            Ok(core) => core,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        let mut taken = 0;
+        let next = |queue: &mut Queue| queue.jobs.pop_front_if(|job| matches!(job, Job::Record(..)));
+        loop {
+            // A statement of its own, so that the queue is free meanwhile.
+            let job = next(&mut lock(&self.queue));
+            let Some(Job::Record(at, entries)) = job else {
+                break;
+            };
+            core.take(at, &entries, &self.facts);
+            taken += entries.len() as u64;
+        }
+        core.write(false, taken, &self.facts);
+        !core.urgent && lock(&self.queue).jobs.is_empty()
+    }
+}
+
+/// What writes: the log, and what is known of its health.
+struct Core {
     settings: Settings,
     identity: Identity,
     clock: Clock,
-    shared: Arc<Shared>,
     log: Option<Log>,
+    /// An event that matters for trust waits for its sync.
+    urgent: bool,
     reopen_at: Timestamp,
     /// Of the events that were dropped, how many the log has been told of.
     told: u64,
@@ -346,193 +441,188 @@ struct Writer {
     published_at: Option<Timestamp>,
 }
 
-impl Writer {
-    fn run(mut self, inbox: &Receiver<Job>) -> Result<(), LogError> {
-        let mut open = true;
-        while open {
-            match inbox.recv_timeout(TICK) {
-                Ok(job) => open = self.batch(job, inbox),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => open = false,
-            }
-            self.tick();
-        }
-        self.tell();
-        let failure = self.shared.status().failure.clone();
-        match self.log.take() {
-            Some(log) => log.close((self.clock)()),
-            None => Err(failure.unwrap_or(LogError::Failed)),
-        }
-    }
-
+impl Core {
     /// Takes in what waits, and writes it with one call; syncs it, if any of it matters for trust. Whether there will be more.
-    fn batch(&mut self, first: Job, inbox: &Receiver<Job>) -> bool {
-        let (mut job, mut urgent, mut taken) = (first, false, 0);
+    fn batch(&mut self, shared: &Shared) -> bool {
+        let facts = &shared.facts;
+        let mut taken = 0;
         loop {
-            match job {
-                Job::Record(at, entry) => {
-                    urgent |= entry.event().is_durable_at_once();
-                    self.record(at, &entry);
-                    taken += 1;
+            // A statement of its own, so that the queue is free meanwhile.
+            let next = lock(&shared.queue).jobs.pop_front();
+            match next {
+                None => break,
+                Some(Job::Record(at, entries)) => {
+                    self.take(at, &entries, facts);
+                    taken += entries.len() as u64;
+                    if taken >= BATCH as u64 {
+                        break;
+                    }
                 }
-                other => {
-                    self.write(std::mem::take(&mut urgent), &mut taken);
-                    match other {
-                        Job::Sync { durable, done } => done(self.sync(durable)),
+                Some(job) => {
+                    self.write(true, std::mem::take(&mut taken), facts);
+                    match job {
+                        Job::Sync { durable, done } => done(self.sync(durable, facts)),
                         // Whoever asked may have gone.
-                        Job::Flush(reply) => _ = reply.send(self.flush()),
+                        Job::Flush(reply) => _ = reply.send(self.flush(facts)),
                         Job::Close | Job::Record(..) => return false,
                     }
                 }
             }
-            if taken >= BATCH as u64 {
-                break;
-            }
-            job = match inbox.try_recv() {
-                Ok(next) => next,
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => {
-                    self.write(urgent, &mut taken);
-                    return false;
-                }
-            };
         }
-        self.write(urgent, &mut taken);
+        self.write(true, taken, facts);
         true
     }
 
-    /// Hands what was taken to the operating system, or the disk.
-    fn write(&mut self, urgent: bool, taken: &mut u64) {
+    fn take(&mut self, at: Timestamp, entries: &[Entry], facts: &Facts) {
+        for entry in entries {
+            self.urgent |= entry.event().is_durable_at_once();
+            self.record(at, entry, facts);
+        }
+    }
+
+    /// Hands what was taken to the operating system; or, if any of it is urgent and the caller has the time, to the disk.
+    fn write(&mut self, may_sync: bool, taken: u64, facts: &Facts) {
         if let Some(log) = &mut self.log {
-            let written = if urgent { log.commit() } else { log.write() };
+            let written = if may_sync && std::mem::take(&mut self.urgent) {
+                log.commit()
+            } else {
+                log.write()
+            };
             if let Err(error) = written {
-                self.fail(&error);
+                self.fail(&error, facts);
             }
         }
-        self.shared.written.fetch_add(*taken, Ordering::AcqRel);
-        *taken = 0;
+        facts.written.fetch_add(taken, Ordering::AcqRel);
     }
 
     /// Everything taken in so far was written already.
-    fn sync(&mut self, durable: bool) -> Result<(), LogError> {
+    fn sync(&mut self, durable: bool, facts: &Facts) -> Result<(), LogError> {
         let Some(log) = &mut self.log else {
-            return Err(self.shared.status().failure.clone().unwrap_or(LogError::Failed));
+            return Err(facts.failure());
         };
         if !durable {
             return Ok(());
         }
         let committed = log.commit();
         if let Err(error) = &committed {
-            self.fail(error);
+            self.fail(error, facts);
         }
         committed
     }
 
-    fn record(&mut self, at: Timestamp, entry: &Entry) {
+    fn close(&mut self, facts: &Facts) -> Result<(), LogError> {
+        self.tell(facts);
+        match self.log.take() {
+            Some(log) => log.close((self.clock)()),
+            None => Err(facts.failure()),
+        }
+    }
+
+    fn record(&mut self, at: Timestamp, entry: &Entry, facts: &Facts) {
         let Some(log) = &mut self.log else {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            facts.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         };
         let size = log.size();
         if let Err(error) = log.queue(at, entry) {
             // A line that the log took is among those which `fail` counts.
             let lost = u64::from(log.size() == size);
-            self.shared.dropped.fetch_add(lost, Ordering::Relaxed);
-            self.fail(&error);
+            facts.dropped.fetch_add(lost, Ordering::Relaxed);
+            self.fail(&error, facts);
         }
     }
 
-    fn flush(&mut self) -> Result<Checkpoint, LogError> {
-        self.tell();
+    fn flush(&mut self, facts: &Facts) -> Result<Checkpoint, LogError> {
+        self.tell(facts);
         let Some(log) = &mut self.log else {
-            return Err(self.shared.status().failure.clone().unwrap_or(LogError::Failed));
+            return Err(facts.failure());
         };
         match log.checkpoint().cloned() {
             Ok(checkpoint) => {
-                self.shared.progress(log);
+                facts.progress(log);
                 Ok(checkpoint)
             }
             Err(error) => {
-                self.fail(&error);
+                self.fail(&error, facts);
                 Err(error)
             }
         }
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self, facts: &Facts) {
         let now = (self.clock)();
         if self.log.is_none() && now >= self.reopen_at {
-            self.reopen(now);
+            self.reopen(now, facts);
         }
         // Each telling is a sync: a flood must not turn into a flood of those.
         if !(0..CHECKPOINT_MILLIS).contains(&now.millis_since(self.told_at)) {
             self.told_at = now;
-            self.tell();
+            self.tell(facts);
         }
         let Some(log) = &mut self.log else {
             return;
         };
         match log.tick(now) {
             Ok(None) => {}
-            Ok(Some(_)) => self.shared.progress(log),
-            Err(error) => self.fail(&error),
+            Ok(Some(_)) => facts.progress(log),
+            Err(error) => self.fail(&error, facts),
         }
-        self.publish(now);
+        self.publish(now, facts);
     }
 
-    fn publish(&mut self, now: Timestamp) {
+    fn publish(&mut self, now: Timestamp, facts: &Facts) {
         let is_early = |at: Timestamp| (0..PUBLISH_MILLIS).contains(&now.millis_since(at));
         let Some(log) = &mut self.log else { return };
-        if !self.shared.tips_wanted.load(Ordering::Relaxed) || self.published_at.is_some_and(is_early) {
+        if !facts.tips_wanted.load(Ordering::Relaxed) || self.published_at.is_some_and(is_early) {
             return;
         }
         self.published_at = Some(now);
         match log.publish() {
             Ok(None) => {}
             Ok(Some(tip)) => {
-                self.shared.progress(log);
-                let mut tips = self.shared.tips.lock().unwrap_or_else(PoisonError::into_inner);
+                facts.progress(log);
+                let mut tips = lock(&facts.tips);
                 tips.push_back(Arc::new(tip));
                 if tips.len() > TIPS {
                     tips.pop_front();
                 }
             }
-            Err(error) => self.fail(&error),
+            Err(error) => self.fail(&error, facts),
         }
     }
 
     /// Puts on record how many events were lost.
-    fn tell(&mut self) {
-        let dropped = self.shared.dropped.load(Ordering::Relaxed);
+    fn tell(&mut self, facts: &Facts) {
+        let dropped = facts.dropped.load(Ordering::Relaxed);
         let Some(log) = self.log.as_mut().filter(|_| dropped > self.told) else {
             return;
         };
         let entry = Entry::new(Event::EventsDropped).with("count", dropped - self.told);
         match log.append((self.clock)(), &entry) {
             Ok(_) => self.told = dropped,
-            Err(error) => self.fail(&error),
+            Err(error) => self.fail(&error, facts),
         }
     }
 
-    fn fail(&mut self, error: &LogError) {
+    fn fail(&mut self, error: &LogError, facts: &Facts) {
         tracing::error!(%error, dir = %self.settings.dir.display(), "the witness log failed");
-        self.shared.fail(error);
+        facts.fail(error);
         if let Some(log) = self.log.take() {
             // Nobody knows which of these reached the disk, so all of them count as lost.
             let lost = log.size() - log.committed();
-            self.shared.dropped.fetch_add(lost, Ordering::Relaxed);
+            facts.dropped.fetch_add(lost, Ordering::Relaxed);
         }
         self.reopen_at = (self.clock)().plus_millis(REOPEN_MILLIS);
     }
 
-    fn reopen(&mut self, now: Timestamp) {
+    fn reopen(&mut self, now: Timestamp, facts: &Facts) {
         match Log::open(self.settings.clone(), self.identity.clone(), now) {
             Ok((log, recovered)) => {
                 tracing::info!(?recovered, "the witness log is open again");
-                self.shared.progress(&log);
+                facts.progress(&log);
                 self.log = Some(log);
             }
-            Err(error) => self.fail(&error),
+            Err(error) => self.fail(&error, facts),
         }
     }
 }

@@ -97,7 +97,7 @@ impl Node {
                     &LogKeys::new(id(self.name), key(self.name)),
                     |record| {
                         if let Some(Detail::Text(reason)) = record.metadata.get("reason") {
-                            self.records.push((record.event, reason.clone()));
+                            self.records.push((record.event, reason.to_string()));
                         }
                     },
                 )

@@ -4,9 +4,15 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use crate::{Cut, Entered, Error, NatKind, faults::Faults, isolate::LOOPBACK, namespace::Namespace};
+use crate::{
+    Cut, Entered, Error, NatKind,
+    faults::Faults,
+    isolate::LOOPBACK,
+    namespace::{Namespace, feed},
+};
 
 /// Hosts and what joins them, apart from the machine's own network and from every other `Network`.
 #[derive(Debug)]
@@ -174,6 +180,19 @@ impl Host {
         let mut cabling = self.cabling();
         cabling.faults.loss = loss;
         self.apply(&cabling)
+    }
+
+    /// From now on this host's cables carry no more than this many kilobits a second towards it. What comes faster waits in
+    /// a queue, for up to this long, and what would wait longer is lost: so each packet takes another time.
+    pub fn narrow(&self, kilobits: u32, queue: Duration) -> Result<(), Error> {
+        for port in &self.cabling().ports {
+            let (rate, latency) = (format!("{kilobits}kbit"), format!("{}ms", queue.as_millis()));
+            let mut tc = self.switch.namespace.command("tc");
+            tc.args(["qdisc", "replace", "dev", port, "root", "tbf", "burst", "5kb"]);
+            tc.args(["rate", &rate, "latency", &latency]);
+            feed(tc, "tc", "")?;
+        }
+        Ok(())
     }
 
     /// From now on this does not pass either. Connections are not told.

@@ -7,7 +7,10 @@
     reason = "a test ends where something is wrong"
 )]
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::UdpSocket,
+    time::{Duration, Instant},
+};
 
 use ifmesh_testnet::{Cut, Host, Lan, Network};
 
@@ -45,6 +48,27 @@ fn a_cut_stops_what_it_names_in_both_directions() {
     }
     alice.cut(Cut::TcpPort(2000)).unwrap();
     assert_eq!(arrivals(&here, &there, 3), 3);
+}
+
+#[test]
+fn a_narrow_link_delays_what_it_cannot_lose() {
+    let (_network, _lan, alice, bob) = two();
+    let (from, to) = (socket(&alice, "10.0.0.1:1000"), socket(&bob, "10.0.0.2:2000"));
+    bob.narrow(1_000, Duration::from_millis(500)).unwrap();
+    // 30 packets of 1,000 bytes take 240 ms at this rate, less those that pass at once.
+    to.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let started = now();
+    for _ in 0..30 {
+        from.send_to(&[0; 1_000], to.local_addr().unwrap()).unwrap();
+    }
+    for _ in 0..30 {
+        to.recv_from(&mut [0; 1_000]).unwrap();
+    }
+    let took = started.elapsed();
+    assert!(
+        (Duration::from_millis(150)..Duration::from_secs(2)).contains(&took),
+        "{took:?}"
+    );
 }
 
 #[test]
@@ -95,4 +119,9 @@ fn arrivals(from: &UdpSocket, to: &UdpSocket, count: usize) -> usize {
         }
     }
     arrived
+}
+
+#[allow(clippy::disallowed_methods, reason = "packets take real time")]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -128,15 +128,19 @@ pub trait Observer: Send + Sync + fmt::Debug {
     fn on_event(&self, event: &SessionEvent);
 
     /// Waits until what was told may have its consequences: called after events, and before anything that they speak of goes
-    /// on; before what was sent leaves, and before what was received is handed out. With `acknowledging`, also before messages
-    /// are acknowledged whose receipt was told earlier.
+    /// on; before what was sent leaves, and before what was received is handed out.
     ///
     /// # Errors
     /// The session halts: it accepts nothing ([`SubmitError::OffTheRecord`](super::SubmitError::OffTheRecord)), sends nothing,
     /// hands nothing out, and asks again twice a second.
-    async fn settle(&self, acknowledging: bool) -> Result<(), ObserverError> {
-        let _ = acknowledging;
+    async fn settle(&self) -> Result<(), ObserverError> {
         Ok(())
+    }
+
+    /// How much was told so far, and how much of that is safe from the death of this process, in any unit that only grows. What
+    /// was received is acknowledged only once the second number has reached what the first was after it was told.
+    fn progress(&self) -> (u64, u64) {
+        (0, 0)
     }
 }
 

@@ -87,6 +87,9 @@ struct Ticket {
     sender: oneshot::Sender<Vec<(AgentId, Outcome)>>,
 }
 
+/// Least and most retransmission times over a reliable transport. It is there for what a peer had no room for.
+const PATIENT_TIMEOUT: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
+
 impl Machine {
     pub(super) fn new(
         config: super::SessionConfig,
@@ -99,6 +102,12 @@ impl Machine {
         limits.window_messages = limits.window_messages.clamp(1, 1_000);
         // An acknowledgement may ride along.
         limits.flight_messages = limits.flight_messages.clamp(1, ifmsg::MAX_FLIGHT - 1);
+        if capabilities.reliable {
+            // What such a transport has accepted it repeats by itself, in order. A copy of ours would wait behind the original, and
+            // on a bad path, where round trips take seconds, copies would take all that it can carry.
+            limits.least_timeout = limits.least_timeout.max(PATIENT_TIMEOUT.0);
+            limits.most_timeout = limits.most_timeout.max(PATIENT_TIMEOUT.1);
+        }
         let mut admission = Admission::new(config.agent.clone(), config.trust, limits.max_age);
         for (key, mark) in &config.marks {
             admission.replay_mut().restore(key, mark);

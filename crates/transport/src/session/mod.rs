@@ -61,6 +61,9 @@ pub use outcome::{NotAcknowledged, Outcome, Receipt, Refusal, SubmitError};
 use crate::{Clock, IfTransport, Lane, SendError};
 use machine::{InboxItem, Machine};
 
+/// How soon a session looks again whether what it has to acknowledge is safe.
+const SAFE_AGAIN: Duration = Duration::from_millis(1);
+
 /// How often a halted session asks whether it may go on.
 const HALT_AGAIN: Duration = Duration::from_millis(500);
 
@@ -118,6 +121,7 @@ impl Session {
             journal,
             observer,
             keepalive,
+            unsafe_marks: None,
             peers: peers_sender,
             sending: FuturesUnordered::new(),
             busy: BTreeSet::new(),
@@ -377,6 +381,9 @@ impl Shared {
     }
 }
 
+/// How far a peer's streams were taken.
+type TakenMark = (AgentId, ifmsg::PublicKey, ifmsg::Mark);
+
 type Sending = BoxFuture<'static, (AgentId, Lane, Result<(), SendError>)>;
 
 /// Drives the machine: the only task of a session.
@@ -386,6 +393,8 @@ struct Driver {
     journal: Option<Box<dyn Journal>>,
     observer: Option<Arc<dyn Observer>>,
     keepalive: Option<Arc<dyn Keepalive>>,
+    /// What was taken and may be acknowledged once the observer's progress has come so far.
+    unsafe_marks: Option<(u64, Vec<TakenMark>)>,
     peers: watch::Sender<Vec<PeerStatus>>,
     /// At most one envelope for each peer and lane, so that a peer that takes nothing holds up nobody else; meanwhile its
     /// messages gather, and go as one flight.
@@ -397,11 +406,15 @@ impl Driver {
     async fn run(mut self) {
         loop {
             // Nothing is acknowledged before it is on record.
-            self.record_marks().await;
+            self.record_marks();
             self.keep_alive();
             // What it hands over is not polled, and so does not leave, before what follows is done.
-            let timeout = self.transmit();
+            let mut timeout = self.transmit();
             self.publish().await;
+            if self.unsafe_marks.is_some() {
+                let again = self.shared.now().elapsed + SAFE_AGAIN;
+                timeout = Some(timeout.map_or(again, |at| at.min(again)));
+            }
             let sleep = async {
                 match timeout {
                     Some(at) => tokio::time::sleep_until(self.shared.started + at).await,
@@ -428,14 +441,25 @@ impl Driver {
                 () = sleep => {}
             }
         }
-        self.record_marks().await;
+        self.record_marks();
         self.shared.machine().end();
         self.publish().await;
     }
 
-    async fn record_marks(&mut self) {
-        let marks = self.shared.machine().marks();
-        if marks.is_empty() || !self.settle(true).await {
+    fn record_marks(&mut self) {
+        let (told, safe) = self
+            .observer
+            .as_ref()
+            .map_or((0, 0), |observer| observer.progress());
+        let (needed, marks) = self.unsafe_marks.take().unwrap_or_else(|| {
+            let marks = self.shared.machine().marks();
+            (told, marks)
+        });
+        if marks.is_empty() {
+            return;
+        }
+        if safe < needed {
+            self.unsafe_marks = Some((needed, marks));
             return;
         }
         for (agent, key, mark) in marks {
@@ -493,7 +517,7 @@ impl Driver {
             && !events.is_empty()
         {
             events.iter().for_each(|event| observer.on_event(event));
-            may_go_on = self.settle(false).await;
+            may_go_on = self.settle().await;
         }
         let (peers, progress) = {
             let mut machine = self.shared.machine();
@@ -512,12 +536,12 @@ impl Driver {
         }
     }
     /// Waits for the observer; the session is halted for as long as it cannot go on. `false` if it was closed meanwhile.
-    async fn settle(&mut self, acknowledging: bool) -> bool {
+    async fn settle(&mut self) -> bool {
         let Some(observer) = self.observer.clone() else {
             return true;
         };
         let mut halted = false;
-        while let Err(error) = observer.settle(acknowledging).await {
+        while let Err(error) = observer.settle().await {
             if !halted {
                 tracing::error!(%error, "halted: nothing may happen off the record");
                 halted = true;

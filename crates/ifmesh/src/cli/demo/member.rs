@@ -465,7 +465,11 @@ impl Observer for Both {
         self.1.on_event(event);
     }
 
-    async fn settle(&self, acknowledging: bool) -> Result<(), ObserverError> {
-        self.0.settle(acknowledging).await
+    async fn settle(&self) -> Result<(), ObserverError> {
+        self.0.settle().await
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        self.0.progress()
     }
 }

@@ -56,7 +56,7 @@ impl Side {
 
     fn take(&mut self, record: &Record, is_open: &mut bool) {
         let text = |name: &str| match record.metadata.get(name) {
-            Some(Detail::Text(text)) => text.clone(),
+            Some(Detail::Text(text)) => text.to_string(),
             _ => String::new(),
         };
         match record.event {

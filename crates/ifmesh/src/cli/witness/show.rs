@@ -102,7 +102,7 @@ impl Filter<'_> {
         let show = self.show;
         if let Some(wanted) = &show.conversation {
             let named =
-                matches!(record.metadata.get("conversation"), Some(Detail::Text(text)) if text == wanted);
+                matches!(record.metadata.get("conversation"), Some(Detail::Text(text)) if **text == **wanted);
             let digest = record.digest.map(|digest| *digest.as_bytes());
             if named {
                 self.digests.extend(digest);
