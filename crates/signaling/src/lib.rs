@@ -6,8 +6,10 @@
 //!
 //! - [`ClientFrame`], [`ServerFrame`]: the frames, both directions.
 //! - [`sign_description`], [`verify_description`], [`registration_statement`]: what is signed, byte for byte.
-//! - [`Server`]: relays, proves who registers, bounds everything a client can fill.
-//! - [`Client`]: registers, reconnects, hands out [`Event`]s.
+//! - [`Server`]: introduces, proves who registers, bounds everything a client can fill. It also passes [`RelayFrame`]s on
+//!   between sockets of the role [`Relay`](SocketRole::Relay), and hands out STUN and TURN servers ([`IceConfig`]).
+//! - [`Client`]: registers, reconnects, goes where a server that ends sends it, hands out [`Event`]s.
+//! - [`ServerTls`], [`ClientTls`]: `wss://`.
 //!
 //! ```
 //! use ifmesh_signaling::{Client, ClientConfig, Event, Server, ServerConfig, Signal};

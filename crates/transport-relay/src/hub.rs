@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use ifmesh_signaling::{AgentInfo, Client, ErrorCode, Event, RelayFrame, RelayTerms};
@@ -20,6 +21,9 @@ use crate::{
     state::{Outgoing, State},
     wire::Body,
 };
+
+/// Between two looks at what is due.
+const LEAST_TICK: Duration = Duration::from_millis(20);
 
 /// What the transport and its hub share.
 pub(crate) struct Shared {
@@ -71,6 +75,7 @@ impl Hub {
         let shared = Arc::clone(&self.shared);
         let mut closing = self.closing.clone();
         let mut close_by: Option<Instant> = None;
+        let mut not_before = Instant::now();
         let mut signaling = true;
         loop {
             let (has_work, has_room, deadline, is_drained) = {
@@ -85,7 +90,8 @@ impl Hub {
             if close_by.is_some() && (is_drained || !signaling) {
                 break;
             }
-            let timer = deadline.unwrap_or_else(Instant::now);
+            // What is due may have to wait for the socket, or for `recv`; asking again at once would change nothing.
+            let timer = deadline.map_or(not_before, |deadline| deadline.max(not_before));
             // Not biased: neither what comes nor what goes may hold up the other.
             tokio::select! {
                 () = crate::transport::set(&mut closing), if close_by.is_none() => {
@@ -110,6 +116,7 @@ impl Hub {
                 () = shared.read.notified(), if !has_room => {}
                 () = sleep_until(timer), if deadline.is_some() => {
                     let at = self.now();
+                    not_before = at.0 + LEAST_TICK;
                     shared.state().tick(&mut self.random, at);
                     shared.news.notify_one();
                 }

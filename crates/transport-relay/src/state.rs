@@ -162,6 +162,8 @@ impl State {
             return;
         };
         peer.present = true;
+        // A link takes two.
+        peer.hellos.left = HELLO_BURST.min(peer.hellos.left + 4);
         peer.claimed = agent.public_key;
         peer.tries = 0;
         peer.attempt = Some(Attempt::new(random, at.0));

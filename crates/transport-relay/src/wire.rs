@@ -110,7 +110,20 @@ impl Linked {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_and_what_reads_is_written_the_same(kind in 0u8..9, rest in prop::collection::vec(any::<u8>(), 0..40)) {
+            let bytes = Bytes::from([vec![kind], rest].concat());
+            if let Some(body) = Body::decode(bytes.clone()) {
+                let frame = RelayFrame::decode(&body.encode(&AgentId::new("bob").unwrap())).unwrap();
+                prop_assert_eq!(frame.body, bytes);
+            }
+        }
+    }
 
     fn bodies() -> Vec<Body> {
         let linked = |linked| Body::Linked(*b"tag-1234", linked);

@@ -47,8 +47,8 @@ pub(crate) struct Signaling {
     /// Relay nothing between agents.
     #[arg(long)]
     no_relay: bool,
-    /// Bytes per second that each agent may relay.
-    #[arg(long, value_name = "BYTES", conflicts_with = "no_relay")]
+    /// Bytes per second that each agent may relay: at least 65536, by default 16 MiB.
+    #[arg(long, value_name = "BYTES", conflicts_with = "no_relay", value_parser = clap::value_parser!(u32).range(65_536..))]
     relay_rate: Option<u32>,
     /// Sockets from one address at once. Raise it behind a proxy.
     #[arg(long, value_name = "N")]
@@ -119,7 +119,7 @@ impl Signaling {
         match &mut config.relay {
             relay if self.no_relay => *relay = None,
             Some(relay) => {
-                relay.bytes_per_second = self.relay_rate.unwrap_or(relay.bytes_per_second).max(1_024);
+                relay.bytes_per_second = self.relay_rate.unwrap_or(relay.bytes_per_second);
             }
             None => {}
         }

@@ -152,7 +152,7 @@ pub struct RelayLimits {
     /// Bytes in a frame, header included: 66,560, room for 64 KiB and a header. At most [`ServerLimits::max_frame_bytes`]
     /// counts. A longer one closes the connection with 1009.
     pub max_frame_bytes: usize,
-    /// Bytes that an agent may relay per second: 16 MiB.
+    /// Bytes that an agent may relay per second: 16 MiB. Much less than a frame a second, and it counts as silent.
     pub bytes_per_second: u32,
     /// Bytes that it may relay at once before it is slowed down: 4 MiB.
     pub byte_burst: u32,
