@@ -1,8 +1,48 @@
 //! IFMessages over DDS/RTPS, without any server.
 //!
 //! [`DdsTransport`] is an [`IfTransport`](ifmesh_transport::IfTransport): agents on one LAN, one vehicle or one machine find
-//! each other by DDS discovery and a signed presence, and exchange frames through an inbox topic for each of them. The types
-//! are in `idl/ifmesh.idl`; other DDS implementations read and write them.
+//! each other by DDS discovery and a signed presence, and exchange frames through an inbox topic for each life of each of
+//! them. The types are in `idl/ifmesh.idl`; agents over other DDS implementations can take part. The wire is in
+//! PROTOCOL.md, section 11; what strangers on the domain can do, in SECURITY.md.
+//!
+//! 1. **Presence** is a keyed, transient-local topic of signed statements. Whoever is not trusted is shown as
+//!    [`Refused`](ifmesh_transport::TransportEvent::Refused), and gets nothing.
+//! 2. **Hello.** A link is up when a signed hello that answers ours came into our own inbox. That DDS has matched endpoints
+//!    does not mean that they work.
+//! 3. **Heartbeats** are signed, and give credit: what DDS acknowledges is cached, not taken. 3 s of silence end a link.
+//!
+//! Nothing is announced or sent but on loopback unless [`DdsConfig::interfaces`] says so.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use ifmesh_transport::{Envelope, IfTransport as _, Lane, PeerTrust, SystemClock, TransportEvent};
+//! use ifmesh_transport_dds::{DdsAgent, DdsConfig, DdsTransport};
+//! use ifmsg::{AgentId, Identity};
+//! # use rand::{SeedableRng, rngs::StdRng};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let bob = *Identity::from_seed(&[2; 32]).public_key();
+//! let keys = move |peer: &AgentId| match peer.as_str() {
+//!     "bob" => PeerTrust::Key(bob),
+//!     _ => PeerTrust::Refuse,
+//! };
+//! let agent = DdsAgent {
+//!     agent: AgentId::new("alice")?,
+//!     identity: Identity::from_seed(&[1; 32]),
+//!     epoch: 1,
+//!     keys: Arc::new(keys),
+//! };
+//! # let random = Box::new(StdRng::from_seed([7; 32]));
+//! let alice = DdsTransport::start(DdsConfig::default(), agent, Arc::new(SystemClock), random).await?;
+//! while let Ok(event) = alice.recv().await {
+//!     if let TransportEvent::LinkUp { peer } = event {
+//!         alice.send(Envelope::new(peer, Lane::Reliable, "a frame")).await?;
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod awaited;
 mod board;
