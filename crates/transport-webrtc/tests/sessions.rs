@@ -123,3 +123,32 @@ async fn what_was_sent_to_a_dead_agent_reaches_its_next_life() {
     let closing = async { tokio::join!(alice.close(linger), bob.close(linger)) };
     timeout(SOON, closing).await.expect("closes that end");
 }
+
+/// Fails if a message of sixteen mebibytes does not come through, or is sent more than once because it takes its time; or if
+/// the peer's words to us wait for the end of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_of_sixteen_mebibytes_comes_once() {
+    let server = server().await;
+    let alice = session(join(&url(&server), "alice", 1).await, "alice", 1);
+    let bob = session(join(&url(&server), "bob", 1).await, "bob", 1);
+    alice.send(draft("bob", 0)).await.unwrap();
+    assert_eq!(number(&bob).await, 0);
+    let text = "0123456789abcdef".repeat(1 << 20);
+    let large = Draft::new("bob".try_into().unwrap(), json!({ "text": text }));
+    let started = Instant::now();
+    let receipt = alice.send(large).await.unwrap();
+    // Meanwhile, the other way.
+    tokio::join!(send_all(&bob, "alice", 0..10), receive_all(&alice, 0..10));
+    eprintln!("the other way after {:?}", started.elapsed());
+    let came = timeout(SOON, bob.recv())
+        .await
+        .expect("a message in time")
+        .unwrap();
+    assert_eq!(came.payload()["text"].as_str().unwrap().len(), 16 << 20);
+    eprintln!("16 MiB after {:?}", started.elapsed());
+    timeout(SOON, receipt.acknowledged())
+        .await
+        .expect("an outcome in time")
+        .unwrap();
+    assert_eq!(alice.metrics().resent, 0, "sent more than once");
+}

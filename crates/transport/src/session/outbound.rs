@@ -129,7 +129,7 @@ impl Outbound {
         outstanding.attempts += 1;
         outstanding.transmission = transmission;
         outstanding.sent_at = now;
-        let due = now + rtt.timeout(outstanding.attempts);
+        let due = now + rtt.timeout(outstanding.attempts) + travel(outstanding.size);
         outstanding.due = Some(due);
         outstanding.queued = false;
         self.quiet_until = self.quiet_until.min(due);
@@ -248,7 +248,10 @@ impl Outbound {
             self.newest_arrival = self.newest_arrival.max(Some(outstanding.sent_at));
             if outstanding.attempts == 1 {
                 let round_trip = now - outstanding.sent_at;
-                sample = Some(round_trip);
+                // How long a long message takes says nothing of others.
+                if travel(outstanding.size).is_zero() {
+                    sample = Some(round_trip);
+                }
                 let transmission = outstanding.transmission;
                 tell(
                     &mut self.feedback,
@@ -327,7 +330,9 @@ impl Outbound {
         let Some(newest) = self.newest_arrival else { return };
         let reordering = (rtt.smoothed().unwrap_or_default() / 4).max(Duration::from_millis(1));
         for outstanding in self.outstanding.values_mut() {
-            let overtaken = outstanding.sent_at + reordering < newest;
+            // A link may let short frames pass a long one.
+            let overtaken = outstanding.sent_at + reordering < newest
+                && outstanding.sent_at + travel(outstanding.size) <= now;
             if overtaken && !outstanding.held && outstanding.due.is_some_and(|due| due > now) {
                 outstanding.due = Some(now);
                 self.quiet_until = Duration::ZERO;
@@ -355,4 +360,14 @@ fn tell(feedback: &mut Vec<Feedback>, news: Feedback) {
     if feedback.last() != Some(&news) {
         feedback.push(news);
     }
+}
+
+/// How much longer a long message may take to arrive than a short one: a second for each megabyte, so that it is not sent again
+/// while it is still under way.
+fn travel(size: usize) -> Duration {
+    const SHORT: usize = 64 * 1024;
+    if size <= SHORT {
+        return Duration::ZERO;
+    }
+    Duration::from_micros(size as u64)
 }
