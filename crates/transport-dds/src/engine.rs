@@ -393,7 +393,8 @@ impl FrameReader {
         .await
     }
 
-    fn take(&self) -> Option<Option<(Guid, Frame)>> {
+    /// The next sample that is there already.
+    pub(crate) fn take(&self) -> Option<Option<(Guid, Frame)>> {
         match self.0.try_take_one() {
             Ok(None) => None,
             Ok(Some(change)) => Some(Some((change.writer_guid().to_bytes(), change.into_value()))),

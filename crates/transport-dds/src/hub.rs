@@ -27,6 +27,8 @@ use crate::{
     wire::{Frame, Kind, Presence},
 };
 
+/// Samples of one topic that are taken in one turn.
+const AT_ONCE: usize = 64;
 /// How often things that are due are looked for.
 const TICK: Duration = Duration::from_millis(20);
 /// Presence is said again this often, for readers that lost it.
@@ -170,7 +172,10 @@ impl Hub {
                     self.on_over(&engine, &peer, local, reason);
                 },
                 Some(_) = self.outs.join_next() => {}
-                input = Self::input(&mut inputs, &mut bus) => self.on_input(&engine, input),
+                input = Self::input(&mut inputs, &mut bus) => {
+                    self.on_input(&engine, input);
+                    self.drain(&engine, &inputs);
+                }
             }
         }
         let unsent = self.close(&engine, &mut inputs, &mut bus).await;
@@ -204,7 +209,10 @@ impl Hub {
                         tick_at = Instant::now() + TICK;
                         self.tick(engine, Instant::now());
                     }
-                    input = Self::input(inputs, bus) => self.on_input(engine, input),
+                    input = Self::input(inputs, bus) => {
+                        self.on_input(engine, input);
+                        self.drain(engine, inputs);
+                    }
                 }
             }
         };
@@ -231,6 +239,19 @@ impl Hub {
             sample = inputs.reliable.next() => Input::Sample(Way::Reliable, sample),
             sample = inputs.broadcast.next() => Input::Sample(Way::Broadcast, sample),
             Some(out) = bus.recv() => Input::ToBus(out),
+        }
+    }
+
+    /// Takes what else is there, without the cost of waiting for each sample, but not so much that nothing else gets its turn.
+    fn drain(&mut self, engine: &Engine, inputs: &Inputs) {
+        for (way, reader) in [
+            (Way::BestEffort, &inputs.best_effort),
+            (Way::Reliable, &inputs.reliable),
+            (Way::Broadcast, &inputs.broadcast),
+        ] {
+            for sample in std::iter::from_fn(|| reader.take()).take(AT_ONCE) {
+                self.on_input(engine, Input::Sample(way, sample));
+            }
         }
     }
 

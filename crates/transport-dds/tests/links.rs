@@ -152,6 +152,26 @@ async fn an_address_of_no_interface_is_refused() {
     processes.kill(&id("alice"));
 }
 
+/// Falsified by agents on all interfaces that do not find each other across the wire and on their own machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn all_interfaces_reach_near_and_far() {
+    let mut processes = Processes::new(2);
+    let mut config = processes.net.config(0);
+    config.interfaces = Interfaces::All;
+    let alice = processes.start_with(0, "alice", 1, config.clone()).await;
+    let bob = processes.start_with(0, "bob", 1, config.clone()).await;
+    up(&*alice, "bob").await;
+    up(&*bob, "alice").await;
+    let carol = processes.start_with(1, "carol", 1, config).await;
+    up(&*alice, "carol").await;
+    up(&*bob, "carol").await;
+    exchange(&alice, &bob).await;
+    for _ in 0..2 {
+        assert!(matches!(good_event(&*carol).await, TransportEvent::LinkUp { .. }));
+    }
+    exchange(&alice, &carol).await;
+}
+
 /// Falsified by a single packet that leaves by another interface than loopback, which is the default.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn nothing_leaves_by_another_interface() {
