@@ -7,7 +7,6 @@
     reason = "a test ends where something is wrong"
 )]
 
-pub mod chaos;
 #[cfg(target_os = "linux")]
 pub mod internet;
 pub mod interop;

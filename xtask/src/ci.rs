@@ -6,7 +6,7 @@ use crate::run::{Failure, Result};
 
 /// Every check, the quick ones first and the tests last, so that the output ends with theirs. Each is a verb of its own: whoever
 /// sees one fail repeats that one.
-const CHECKS: &[&str] = &["fmt", "lint", "unused", "docs", "deny", "test"];
+const CHECKS: &[&str] = &["fmt", "lint", "unused", "docs", "deny", "chaos", "test"];
 
 /// Runs the checks and stops at the first that fails.
 pub(crate) fn run(_: &[String]) -> Result<()> {

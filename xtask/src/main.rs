@@ -37,6 +37,11 @@ const VERBS: &[Verb] = &[
         nat,
     ),
     (
+        "chaos",
+        "play 5,000 random stories over failing roads; --hours 2, --cases 100, --kind session, --seed 7 --quick",
+        chaos,
+    ),
+    (
         "fuzz-smoke",
         "replay the fuzz corpora on the properties that fuzzing checks",
         fuzz_smoke,
@@ -162,6 +167,12 @@ fn nat(_: &[String]) -> Result<()> {
     cargo(["build", "--workspace", "--all-features", "--bin", "ifmesh"]).run()?;
     cargo(["test", "--workspace", "--all-features", "--test", "nat_matrix"])
         .args(["--", "--nocapture"])
+        .run()
+}
+
+fn chaos(arguments: &[String]) -> Result<()> {
+    cargo(["run", "--profile", "chaos", "-p", "ifmesh-chaos", "--"])
+        .args(arguments)
         .run()
 }
 

@@ -13,6 +13,8 @@ pub(crate) fn check(_: &[String]) -> Result<()> {
     let mut unused = Vec::new();
     let mut packages = vec![root().join("tests"), root().join("xtask")];
     packages.extend(entries(&root().join("crates"))?);
+    packages
+        .extend(["tests/chaos", "tests/netns", "examples/udp-backend"].map(|package| root().join(package)));
     for package in packages {
         let manifest = read(&package.join("Cargo.toml"))?;
         let source = sources(&package)?;

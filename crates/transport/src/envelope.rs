@@ -1,5 +1,7 @@
 use bytes::Bytes;
-use ifmsg::Destination;
+use ifmsg::{AgentId, Destination};
+
+use crate::SendError;
 
 /// Which promise a link should lend to an envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +36,18 @@ impl Envelope {
             attempt: 1,
             route: Route::default(),
             frame: frame.into(),
+        }
+    }
+
+    /// For backends without broadcast, whose links carry frames of up to `limit` bytes: the one peer that it is for.
+    ///
+    /// # Errors
+    /// [`SendError::NoBroadcast`] and [`SendError::TooLarge`].
+    pub fn peer(&self, limit: usize) -> Result<&AgentId, SendError> {
+        match (&self.to, self.frame.len()) {
+            (Destination::Everyone, _) => Err(SendError::NoBroadcast),
+            (_, size) if size > limit => Err(SendError::TooLarge { size, limit }),
+            (Destination::Agent(peer), _) => Ok(peer),
         }
     }
 }

@@ -50,6 +50,9 @@ pub use trust::{PeerKeys, PeerTrust};
 /// - Everything that a peer or a server can send you is hostile until the session has verified it. Never panic on it.
 /// - Own your tasks: after `close` no task, socket or timer of yours is left.
 /// - Run the [`conformance`](crate::conformance) suite (feature `conformance`).
+///
+/// [`Envelope::peer`] checks what every backend checks; [`Splitter::cut`] and [`Assembler`] carry frames over links that take
+/// less at once. CONTRIBUTING.md, "A new backend", has the rest, and `examples/udp-backend` is one from end to end.
 #[async_trait]
 pub trait IfTransport: Send + Sync + std::fmt::Debug {
     /// Name in config, metrics and the witness log: `webrtc`, `dds`, `mem`.

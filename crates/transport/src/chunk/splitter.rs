@@ -21,6 +21,14 @@ enum Digest {
 }
 
 impl Splitter {
+    /// What goes over a link that carries `most` bytes at once: the frame as it is where it can be, else its chunks, as
+    /// [`new`](Self::new) says.
+    pub fn cut(number: u64, frame: Bytes, most: usize) -> impl Iterator<Item = Bytes> {
+        let mut parts = Self::is_needed(&frame, most).then(|| Self::new(number, frame.clone(), most));
+        let mut whole = parts.is_none().then_some(frame);
+        std::iter::from_fn(move || whole.take().or_else(|| parts.as_mut()?.next_chunk()))
+    }
+
     /// Whether a frame cannot travel as it is over a link that carries `most` bytes at once: it is longer, or looks like a
     /// chunk.
     pub fn is_needed(frame: &[u8], most: usize) -> bool {

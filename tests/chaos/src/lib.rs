@@ -1,4 +1,11 @@
 //! Chaos: a random story of agents, faults, deaths and attacks, then peace, and the question whether every promise was kept.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::needless_range_loop,
+    reason = "a test ends where something is wrong"
+)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +23,10 @@ use ifmsg::{
     AgentId, Delivery, Destination, Draft, Mark, SignedMessage, Stamp, Stream, canonical::Limits,
     encode_binary, sign_flight,
 };
-use proptest::prelude::*;
+use proptest::{
+    prelude::*,
+    test_runner::{FileFailurePersistence, RngSeed, TestRunner},
+};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -31,6 +41,10 @@ const TRAITOR: &str = "trudy";
 const WINDOW: usize = 24;
 const INBOX: usize = 16;
 const BEST_EFFORT: usize = 12;
+
+/// Milliseconds, several times the longest timer of a session, 5 s. A router on top waits no longer than 60 s before it trusts
+/// a road again; until then it has another.
+const PEACE: u64 = 25_000;
 
 /// One thing that happens. Numbers are taken modulo what there is.
 #[derive(Debug, Clone)]
@@ -136,8 +150,158 @@ pub struct Story {
     pub ops: Vec<Op>,
 }
 
-/// Random stories.
-pub fn stories(mix: Mix) -> impl Strategy<Value = Story> {
+/// A kind of stories: what tests and `cargo xtask chaos` play.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// Its name, for people.
+    pub name: &'static str,
+    /// Over two or three roads, with routers; or over one, without.
+    pub routed: bool,
+    /// What happens in it.
+    pub mix: Mix,
+}
+
+const CALM: Mix = Mix {
+    weather: 2,
+    partitions: 2,
+    deaths: 1,
+    slowness: 1,
+    attacks: 1,
+};
+
+/// All kinds of stories.
+pub const KINDS: [Kind; 8] = [
+    kind("router-weather", true, Mix { weather: 8, ..CALM }),
+    kind(
+        "router-partitions",
+        true,
+        Mix {
+            partitions: 8,
+            ..CALM
+        },
+    ),
+    kind("router-deaths", true, Mix { deaths: 8, ..CALM }),
+    kind(
+        "router-everything",
+        true,
+        Mix {
+            weather: 5,
+            partitions: 5,
+            deaths: 5,
+            slowness: 5,
+            attacks: 5,
+        },
+    ),
+    kind(
+        "session-weather",
+        false,
+        Mix {
+            weather: 8,
+            slowness: 3,
+            partitions: 1,
+            ..CALM
+        },
+    ),
+    kind(
+        "session-partitions",
+        false,
+        Mix {
+            partitions: 8,
+            ..CALM
+        },
+    ),
+    kind(
+        "session-deaths",
+        false,
+        Mix {
+            deaths: 8,
+            partitions: 1,
+            ..CALM
+        },
+    ),
+    kind(
+        "session-attack",
+        false,
+        Mix {
+            attacks: 10,
+            deaths: 2,
+            weather: 1,
+            partitions: 1,
+            ..CALM
+        },
+    ),
+];
+
+const fn kind(name: &'static str, routed: bool, mix: Mix) -> Kind {
+    Kind { name, routed, mix }
+}
+
+/// Random stories of a kind: over one road; or over two or three, each with faults of its own, and at the end only one heals.
+pub fn stories(kind: Kind) -> BoxedStrategy<Story> {
+    if kind.routed {
+        routed_stories(kind.mix).boxed()
+    } else {
+        plain_stories(kind.mix).boxed()
+    }
+}
+
+/// What [`run`] plays.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch {
+    /// Which stories.
+    pub kind: Kind,
+    /// How many.
+    pub cases: u32,
+    /// Of all of them; `None` takes a seed of its own each time.
+    pub seed: Option<u64>,
+    /// Makes a story that fails as small as it can, and writes its seed to the regressions, which are played first.
+    pub record: bool,
+}
+
+/// Plays a batch of random stories. `Err` is the story that failed, for people, and why.
+pub fn run(batch: Batch) -> Result<(), String> {
+    let file = format!(
+        "{}/regressions/{}.txt",
+        env!("CARGO_MANIFEST_DIR"),
+        batch.kind.name
+    );
+    let file: &'static str = Box::leak(file.into_boxed_str());
+    let persistence = FileFailurePersistence::Direct(file);
+    let config = ProptestConfig {
+        cases: batch.cases,
+        rng_seed: batch.seed.map_or(RngSeed::Random, RngSeed::Fixed),
+        failure_persistence: batch.record.then(|| Box::new(persistence) as _),
+        max_shrink_iters: if batch.record { 4_000 } else { 0 },
+        ..ProptestConfig::default()
+    };
+    let outcome = TestRunner::new(config).run(&stories(batch.kind), |story| {
+        play(&story);
+        Ok(())
+    });
+    outcome.map_err(|error| error.to_string())
+}
+
+/// For tests: plays that many stories of a kind, or as many as `PROPTEST_CASES` says, and panics with the one that fails.
+pub fn check(kind: &str, usual: u32) {
+    let kind = KINDS.into_iter().find(|known| known.name == kind).unwrap();
+    let batch = Batch {
+        kind,
+        cases: cases(usual),
+        seed: None,
+        record: true,
+    };
+    if let Err(failure) = run(batch) {
+        panic!("{failure}");
+    }
+}
+
+/// As many cases as `PROPTEST_CASES` says; without it, `usual`.
+pub fn cases(usual: u32) -> u32 {
+    let given = std::env::var("PROPTEST_CASES").ok();
+    given.and_then(|cases| cases.parse().ok()).unwrap_or(usual)
+}
+
+fn plain_stories(mix: Mix) -> impl Strategy<Value = Story> {
     let agents = prop_oneof![6 => 2..=3usize, 2 => 4..=5usize, 1 => 6..=8usize];
     (any::<u64>(), agents, prop::collection::vec(op(mix), 1..40)).prop_map(|(seed, agents, ops)| Story {
         seed,
@@ -148,8 +312,7 @@ pub fn stories(mix: Mix) -> impl Strategy<Value = Story> {
     })
 }
 
-/// Random stories over two or three roads, each with faults of its own, and at the end only one of them heals.
-pub fn routed_stories(mix: Mix) -> impl Strategy<Value = Story> {
+fn routed_stories(mix: Mix) -> impl Strategy<Value = Story> {
     let agents = prop_oneof![8 => 2..=3usize, 2 => 4..=5usize, 1 => 6..=8usize];
     let policy = prop_oneof![
         3 => Just(Policy::Failover),
@@ -679,8 +842,7 @@ impl World {
                 self.restart(who);
             }
         }
-        // Long enough for every timer: the longest are 5 s.
-        pass(60_000).await;
+        pass(PEACE).await;
         // And everybody can still speak to everybody.
         for from in 0..self.count {
             for to in (0..self.count).filter(|to| *to != from) {
@@ -688,7 +850,7 @@ impl World {
             }
             self.send(from, None, true, None);
         }
-        pass(60_000).await;
+        pass(PEACE).await;
         for sent in &mut self.sent {
             let outcomes = sent.receipt.take().unwrap().outcomes();
             sent.outcomes = tokio::time::timeout(Duration::from_millis(1), outcomes)
@@ -812,7 +974,7 @@ impl World {
         let long = if self.roads.len() == 1 {
             3 * 3_600_000
         } else {
-            60_000
+            PEACE
         };
         pass(long).await;
         assert_eq!(before, frames(), "frames go on for ever");
