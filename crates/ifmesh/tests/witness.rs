@@ -7,6 +7,7 @@
 mod common;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -335,6 +336,29 @@ fn a_message_itself_names_what_is_to_be_proved() {
     let message = bob.event("message")["message"].to_string();
     ann.event("acknowledged");
     assert_eq!((ann.rest().1, bob.rest().1), (0, 0));
+    // What the original contract names, and every transport event between the two.
+    let mut events = BTreeSet::new();
+    for name in ["ann", "bob"] {
+        let dir = folder.path().join("state").join(name).join("witness");
+        for record in json_lines(&witness(&["show", text(&dir), "--json"])) {
+            let event = record["event"].as_str().unwrap().to_owned();
+            let describes = event == "webrtc_offer_created" || event == "webrtc_answer_created";
+            assert_eq!(record.get("sdp_hash").is_some(), describes, "{record}");
+            events.insert(event);
+        }
+    }
+    for event in [
+        "signaling_connected",
+        "webrtc_offer_created",
+        "webrtc_answer_created",
+        "ice_candidate_sent",
+        "datachannel_open",
+        "ifmessage_sent",
+        "ifmessage_received",
+        "peer_disconnected",
+    ] {
+        assert!(events.contains(event), "{event} is not among {events:?}");
+    }
     let (file, trust) = (
         folder.path().join("message.json"),
         folder.path().join("trust.toml"),

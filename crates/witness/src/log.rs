@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ifmsg::{AgentId, Identity, PublicKey, Timestamp, TraceId};
@@ -150,6 +151,8 @@ pub struct Log {
     ticked: Timestamp,
     clock_text: (Timestamp, String),
     failed: bool,
+    /// A commit is under way elsewhere.
+    committing: bool,
     /// How the log grows since the last tip; only once somebody wants tips.
     growth: Option<Growth>,
     // Held until the log is dropped.
@@ -202,6 +205,7 @@ impl Log {
             ticked: now,
             clock_text: (now, now.to_string()),
             failed: false,
+            committing: false,
             growth: None,
             settings,
             identity,
@@ -246,7 +250,7 @@ impl Log {
         if seq >= 1 << 53 {
             return Err(LogError::Exhausted);
         }
-        if self.segment_len >= self.settings.segment_bytes {
+        if self.segment_len >= self.settings.segment_bytes && !self.committing {
             self.rotate()?;
         }
         if self.clock_text.0 != now {
@@ -272,7 +276,7 @@ impl Log {
         if self.unsigned() >= CHECKPOINT_LINES {
             self.sign();
         }
-        if self.checkpoints.queue.len() >= CHECKPOINT_BYTES {
+        if self.checkpoints.queue.len() >= CHECKPOINT_BYTES && !self.committing {
             self.commit()?;
         } else if self.lines.queue.len() >= QUEUE_BYTES {
             self.write()?;
@@ -293,11 +297,42 @@ impl Log {
     /// # Errors
     /// Of the disk: then the log has failed. A failed sync is not tried again, for it may report success and have lost data.
     pub fn commit(&mut self) -> Result<(), LogError> {
+        let commit = self.begin_commit()?;
+        let synced = commit.sync();
+        self.end_commit(&commit, synced)
+    }
+
+    /// Writes what waits, and gives what is left to do: [`Commit::sync`], which needs no log, and so may be done while lines go on
+    /// coming in; then [`end_commit`](Self::end_commit).
+    ///
+    /// # Errors
+    /// Of the disk: then the log has failed.
+    pub(crate) fn begin_commit(&mut self) -> Result<Commit, LogError> {
         self.guard(|log| {
-            log.lines.sync()?;
-            // Never a checkpoint on disk over lines that a power cut may still take: such a log would not open again.
-            log.checkpoints.sync()?;
-            log.committed = log.frontier.size();
+            log.lines.write()?;
+            let notes = std::mem::take(&mut log.checkpoints.queue);
+            let commit = Commit {
+                size: log.frontier.size(),
+                sync_lines: std::mem::take(&mut log.lines.unsynced),
+                sync_checkpoints: std::mem::take(&mut log.checkpoints.unsynced) || !notes.is_empty(),
+                lines: log.lines.handle(),
+                checkpoints: log.checkpoints.handle(),
+                notes,
+            };
+            log.committing = true;
+            Ok(commit)
+        })
+    }
+
+    pub(crate) fn end_commit(
+        &mut self,
+        commit: &Commit,
+        synced: Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        self.committing = false;
+        self.guard(|log| {
+            synced?;
+            log.committed = commit.size;
             Ok(())
         })
     }
@@ -310,12 +345,20 @@ impl Log {
     /// # Errors
     /// As [`commit`](Self::commit).
     pub fn tick(&mut self, now: Timestamp) -> Result<Option<&Checkpoint>, LogError> {
-        let is_durable = self.unsigned() == 0 && self.committed == self.frontier.size();
-        if is_durable || (0..CHECKPOINT_MILLIS).contains(&now.millis_since(self.ticked)) {
+        if !self.is_due(now) {
             return Ok(None);
         }
-        self.ticked = now;
         self.checkpoint().map(Some)
+    }
+
+    /// Whether [`tick`](Self::tick) has something to do; asked once, it is not due again for [`CHECKPOINT_MILLIS`].
+    pub(crate) fn is_due(&mut self, now: Timestamp) -> bool {
+        let is_durable = self.unsigned() == 0 && self.committed == self.frontier.size();
+        if is_durable || (0..CHECKPOINT_MILLIS).contains(&now.millis_since(self.ticked)) {
+            return false;
+        }
+        self.ticked = now;
+        true
     }
 
     /// Signs a checkpoint over every line and commits both. The one to give away.
@@ -333,17 +376,25 @@ impl Log {
     /// # Errors
     /// As [`commit`](Self::commit).
     pub fn publish(&mut self) -> Result<Option<Tip>, LogError> {
+        let tip = self.sign_tip();
+        self.commit()?;
+        Ok(tip)
+    }
+
+    /// As [`publish`](Self::publish), but nothing of it is durable before the next commit.
+    pub(crate) fn sign_tip(&mut self) -> Option<Tip> {
         let grew_from = self.growth.as_ref().map(Growth::old_size);
         if grew_from == Some(self.frontier.size()) {
-            return Ok(None);
+            return None;
         }
-        let checkpoint = self.checkpoint()?.clone();
+        self.sign();
+        let checkpoint = self.last.clone()?;
         let growth = self.growth.replace(Growth::since(self.frontier.clone()));
-        Ok(Some(Tip {
+        Some(Tip {
             checkpoint,
             grew_from,
             proof: growth.map(|growth| growth.proof()).unwrap_or_default(),
-        }))
+        })
     }
 
     /// Writes `log_closed`, signs, commits.
@@ -374,7 +425,7 @@ impl Log {
         self.frontier.size() - self.last.as_ref().map_or(0, Checkpoint::size)
     }
 
-    fn sign(&mut self) {
+    pub(crate) fn sign(&mut self) {
         if self.unsigned() == 0 {
             return;
         }
@@ -403,7 +454,7 @@ impl Log {
         })
     }
 
-    fn guard(&mut self, act: impl FnOnce(&mut Self) -> Result<(), LogError>) -> Result<(), LogError> {
+    fn guard<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, LogError>) -> Result<T, LogError> {
         if self.failed {
             return Err(LogError::Failed);
         }
@@ -417,7 +468,7 @@ impl Log {
 #[derive(Debug)]
 struct Sink {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     queue: Vec<u8>,
     unsynced: bool,
 }
@@ -436,7 +487,7 @@ impl Sink {
         match open() {
             Ok(file) => Ok(Self {
                 path,
-                file,
+                file: Arc::new(file),
                 queue: Vec::new(),
                 unsynced: len > 0,
             }),
@@ -446,7 +497,7 @@ impl Sink {
 
     fn write(&mut self) -> Result<(), LogError> {
         if !self.queue.is_empty() {
-            self.file
+            (&*self.file)
                 .write_all(&self.queue)
                 .map_err(|error| io_error(&self.path, &error))?;
             self.queue.clear();
@@ -455,13 +506,35 @@ impl Sink {
         Ok(())
     }
 
-    fn sync(&mut self) -> Result<(), LogError> {
-        self.write()?;
-        if self.unsynced {
-            self.file
-                .sync_data()
-                .map_err(|error| io_error(&self.path, &error))?;
-            self.unsynced = false;
+    fn handle(&self) -> (PathBuf, Arc<File>) {
+        (self.path.clone(), Arc::clone(&self.file))
+    }
+}
+
+/// What is left of a commit once the lines are written.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    size: u64,
+    sync_lines: bool,
+    sync_checkpoints: bool,
+    lines: (PathBuf, Arc<File>),
+    checkpoints: (PathBuf, Arc<File>),
+    notes: Vec<u8>,
+}
+
+impl Commit {
+    /// Makes the lines durable, and then the checkpoints over them: never a checkpoint on disk over lines that a power cut may
+    /// still take, for such a log would not open again.
+    pub(crate) fn sync(&self) -> Result<(), LogError> {
+        let (path, file) = &self.lines;
+        if self.sync_lines {
+            file.sync_data().map_err(|error| io_error(path, &error))?;
+        }
+        let (path, mut file) = (&self.checkpoints.0, &*self.checkpoints.1);
+        if self.sync_checkpoints {
+            file.write_all(&self.notes)
+                .and_then(|()| file.sync_data())
+                .map_err(|error| io_error(path, &error))?;
         }
         Ok(())
     }

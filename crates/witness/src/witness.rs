@@ -386,6 +386,7 @@ impl Shared {
     }
 
     fn run(&self) -> Result<(), LogError> {
+        let facts = &self.facts;
         loop {
             {
                 let queue = lock(&self.queue);
@@ -395,12 +396,90 @@ impl Shared {
                 }
             }
             let mut core = lock(&self.core);
-            let open = core.batch(self);
-            core.tick(&self.facts);
-            if !open {
-                return core.close(&self.facts);
+            let mut taken = 0;
+            loop {
+                // A statement of its own, so that the queue is free meanwhile.
+                let next = lock(&self.queue).jobs.pop_front();
+                match next {
+                    None => break,
+                    Some(Job::Record(at, entries)) => {
+                        core.take(at, &entries, facts);
+                        taken += entries.len() as u64;
+                        if taken >= BATCH as u64 {
+                            break;
+                        }
+                    }
+                    Some(job) => {
+                        core.write(std::mem::take(&mut taken), facts);
+                        match job {
+                            Job::Sync { durable: false, done } => done(core.health(facts)),
+                            Job::Sync { durable: true, done } => {
+                                let synced;
+                                (core, synced) = self.commit(core);
+                                done(synced);
+                            }
+                            Job::Flush(reply) => {
+                                core.tell(facts);
+                                core.sign();
+                                let synced;
+                                (core, synced) = self.commit(core);
+                                // Whoever asked may have gone.
+                                let _gone = reply.send(synced.and_then(|()| core.last_checkpoint(facts)));
+                            }
+                            Job::Close | Job::Record(..) => return core.close(facts),
+                        }
+                    }
+                }
             }
+            core.write(taken, facts);
+            if std::mem::take(&mut core.urgent) {
+                core = self.commit(core).0;
+            }
+            core.tick(facts);
+            let tip = core.due(facts);
+            if let Some(tip) = tip {
+                let synced;
+                (core, synced) = self.commit(core);
+                if let (Ok(()), Some(tip)) = (synced, tip) {
+                    let mut tips = lock(&facts.tips);
+                    tips.push_back(Arc::new(tip));
+                    if tips.len() > TIPS {
+                        tips.pop_front();
+                    }
+                }
+            }
+            drop(core);
         }
+    }
+
+    /// Makes durable what has been taken in. The disk is waited for without the lock, so that others can go on writing.
+    fn commit<'a>(&'a self, mut core: MutexGuard<'a, Core>) -> (MutexGuard<'a, Core>, Result<(), LogError>) {
+        let begun = match &mut core.log {
+            Some(log) => log.begin_commit(),
+            None => Err(self.facts.failure()),
+        };
+        let mut done = match begun {
+            Err(error) => Err(error),
+            Ok(commit) => {
+                drop(core);
+                let synced = commit.sync();
+                core = lock(&self.core);
+                match &mut core.log {
+                    Some(log) => log.end_commit(&commit, synced),
+                    // It failed meanwhile.
+                    None => Err(self.facts.failure()),
+                }
+            }
+        };
+        match (&mut done, &core.log) {
+            (Ok(()), Some(log)) => self.facts.progress(log),
+            (Err(error), Some(_)) => {
+                let error = error.clone();
+                core.fail(&error, &self.facts);
+            }
+            (_, None) => {}
+        }
+        (core, done)
     }
 
     /// Writes the events at the head of the queue, if nobody else is at it. Whether that was all there is to do.
@@ -421,7 +500,7 @@ impl Shared {
             core.take(at, &entries, &self.facts);
             taken += entries.len() as u64;
         }
-        core.write(false, taken, &self.facts);
+        core.write(taken, &self.facts);
         !core.urgent && lock(&self.queue).jobs.is_empty()
     }
 }
@@ -442,37 +521,6 @@ struct Core {
 }
 
 impl Core {
-    /// Takes in what waits, and writes it with one call; syncs it, if any of it matters for trust. Whether there will be more.
-    fn batch(&mut self, shared: &Shared) -> bool {
-        let facts = &shared.facts;
-        let mut taken = 0;
-        loop {
-            // A statement of its own, so that the queue is free meanwhile.
-            let next = lock(&shared.queue).jobs.pop_front();
-            match next {
-                None => break,
-                Some(Job::Record(at, entries)) => {
-                    self.take(at, &entries, facts);
-                    taken += entries.len() as u64;
-                    if taken >= BATCH as u64 {
-                        break;
-                    }
-                }
-                Some(job) => {
-                    self.write(true, std::mem::take(&mut taken), facts);
-                    match job {
-                        Job::Sync { durable, done } => done(self.sync(durable, facts)),
-                        // Whoever asked may have gone.
-                        Job::Flush(reply) => _ = reply.send(self.flush(facts)),
-                        Job::Close | Job::Record(..) => return false,
-                    }
-                }
-            }
-        }
-        self.write(true, taken, facts);
-        true
-    }
-
     fn take(&mut self, at: Timestamp, entries: &[Entry], facts: &Facts) {
         for entry in entries {
             self.urgent |= entry.event().is_durable_at_once();
@@ -480,34 +528,32 @@ impl Core {
         }
     }
 
-    /// Hands what was taken to the operating system; or, if any of it is urgent and the caller has the time, to the disk.
-    fn write(&mut self, may_sync: bool, taken: u64, facts: &Facts) {
-        if let Some(log) = &mut self.log {
-            let written = if may_sync && std::mem::take(&mut self.urgent) {
-                log.commit()
-            } else {
-                log.write()
-            };
-            if let Err(error) = written {
-                self.fail(&error, facts);
-            }
+    /// Hands what was taken to the operating system.
+    fn write(&mut self, taken: u64, facts: &Facts) {
+        if let Some(log) = &mut self.log
+            && let Err(error) = log.write()
+        {
+            self.fail(&error, facts);
         }
         facts.written.fetch_add(taken, Ordering::AcqRel);
     }
 
-    /// Everything taken in so far was written already.
-    fn sync(&mut self, durable: bool, facts: &Facts) -> Result<(), LogError> {
-        let Some(log) = &mut self.log else {
-            return Err(facts.failure());
-        };
-        if !durable {
-            return Ok(());
+    fn health(&self, facts: &Facts) -> Result<(), LogError> {
+        match &self.log {
+            Some(_) => Ok(()),
+            None => Err(facts.failure()),
         }
-        let committed = log.commit();
-        if let Err(error) = &committed {
-            self.fail(error, facts);
+    }
+
+    fn sign(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.sign();
         }
-        committed
+    }
+
+    fn last_checkpoint(&self, facts: &Facts) -> Result<Checkpoint, LogError> {
+        let last = self.log.as_ref().and_then(Log::last_checkpoint);
+        last.cloned().ok_or_else(|| facts.failure())
     }
 
     fn close(&mut self, facts: &Facts) -> Result<(), LogError> {
@@ -532,23 +578,6 @@ impl Core {
         }
     }
 
-    fn flush(&mut self, facts: &Facts) -> Result<Checkpoint, LogError> {
-        self.tell(facts);
-        let Some(log) = &mut self.log else {
-            return Err(facts.failure());
-        };
-        match log.checkpoint().cloned() {
-            Ok(checkpoint) => {
-                facts.progress(log);
-                Ok(checkpoint)
-            }
-            Err(error) => {
-                self.fail(&error, facts);
-                Err(error)
-            }
-        }
-    }
-
     fn tick(&mut self, facts: &Facts) {
         let now = (self.clock)();
         if self.log.is_none() && now >= self.reopen_at {
@@ -559,35 +588,25 @@ impl Core {
             self.told_at = now;
             self.tell(facts);
         }
-        let Some(log) = &mut self.log else {
-            return;
-        };
-        match log.tick(now) {
-            Ok(None) => {}
-            Ok(Some(_)) => facts.progress(log),
-            Err(error) => self.fail(&error, facts),
-        }
-        self.publish(now, facts);
     }
 
-    fn publish(&mut self, now: Timestamp, facts: &Facts) {
+    /// If a checkpoint is due, signs it: a commit is to follow. With it, perhaps, one to give away.
+    fn due(&mut self, facts: &Facts) -> Option<Option<Tip>> {
+        let now = (self.clock)();
+        let log = self.log.as_mut()?;
         let is_early = |at: Timestamp| (0..PUBLISH_MILLIS).contains(&now.millis_since(at));
-        let Some(log) = &mut self.log else { return };
-        if !facts.tips_wanted.load(Ordering::Relaxed) || self.published_at.is_some_and(is_early) {
-            return;
+        let publishes = facts.tips_wanted.load(Ordering::Relaxed) && !self.published_at.is_some_and(is_early);
+        let is_due = log.is_due(now);
+        if !publishes {
+            if is_due {
+                log.sign();
+            }
+            return is_due.then_some(None);
         }
         self.published_at = Some(now);
-        match log.publish() {
-            Ok(None) => {}
-            Ok(Some(tip)) => {
-                facts.progress(log);
-                let mut tips = lock(&facts.tips);
-                tips.push_back(Arc::new(tip));
-                if tips.len() > TIPS {
-                    tips.pop_front();
-                }
-            }
-            Err(error) => self.fail(&error, facts),
+        match log.sign_tip() {
+            None if !is_due => None,
+            tip => Some(tip),
         }
     }
 
