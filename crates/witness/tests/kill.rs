@@ -8,10 +8,13 @@
 mod common;
 
 use std::{
+    collections::hash_map::RandomState,
     env,
+    hash::{BuildHasher as _, Hasher as _},
     io::{BufRead as _, BufReader, Write as _},
     path::PathBuf,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use common::*;
@@ -19,7 +22,16 @@ use ifmesh_witness::{Entry, Event, Log, Settings, verify, verify_against};
 use ifmsg::canonical;
 
 const VARIABLE: &str = "IFMESH_WITNESS_KILLED_WRITER";
-const KILLS: u64 = 40;
+/// How many kills; `IFMESH_WITNESS_KILLS=1000` for the long run.
+fn kills() -> u64 {
+    let wanted = env::var("IFMESH_WITNESS_KILLS").ok();
+    wanted.map_or(30, |text| text.parse().unwrap())
+}
+
+/// Up to 4 ms, of nobody's choosing.
+fn moment() -> Duration {
+    Duration::from_micros(RandomState::new().build_hasher().finish() % 4_000)
+}
 
 /// Not a test of its own: what the child process runs, until it is killed.
 #[test]
@@ -55,9 +67,15 @@ fn writer() {
 
 #[test]
 fn nothing_durable_is_lost_to_a_kill() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut torn, mut acknowledged, mut held) = (0, 0, None);
-    for kill in 0..KILLS {
+    let mut dir = tempfile::tempdir().unwrap();
+    let (mut torn, mut all, mut acknowledged, mut held) = (0, 0, 0, None);
+    let kills = kills();
+    for kill in 0..kills {
+        // Each opening reads the whole log.
+        if kill % 50 == 49 {
+            dir = tempfile::tempdir().unwrap();
+            (all, acknowledged, held) = (all + acknowledged, 0, None);
+        }
         let mut child = Command::new(env::current_exe().unwrap())
             .args(["writer", "--exact", "--nocapture", "--test-threads=1"])
             .env(VARIABLE, dir.path())
@@ -67,7 +85,7 @@ fn nothing_durable_is_lost_to_a_kill() {
             .unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         // Each child gets another number of lines into its life.
-        let mut wanted = 1 + kill * 37 % 113;
+        let mut wanted = 1 + kill * 37 % 29;
         let mut line = String::new();
         let mut killed = false;
         // After the kill, what it had said and we had not read still counts.
@@ -82,6 +100,8 @@ fn nothing_durable_is_lost_to_a_kill() {
             }
             line.clear();
             if wanted == 0 && !killed {
+                // It goes on writing meanwhile: the kill hits whatever it is at then.
+                std::thread::sleep(moment());
                 child.kill().unwrap();
                 killed = true;
             }
@@ -101,5 +121,6 @@ fn nothing_durable_is_lost_to_a_kill() {
             verify_against(dir.path(), &keys(), note).unwrap();
         }
     }
-    println!("{KILLS} kills, {acknowledged} lines acknowledged, {torn} torn ends mended");
+    all += acknowledged;
+    println!("{kills} kills, {all} lines acknowledged, {torn} torn ends mended");
 }
