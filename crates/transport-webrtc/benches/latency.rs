@@ -22,7 +22,8 @@ use tokio::{sync::mpsc, time::Instant};
 
 const SMALL: usize = 300;
 const LARGE: usize = 16 << 20;
-const SAMPLES: usize = 4_000;
+const SAMPLES: usize = 2_000;
+const ROUNDS: usize = 5;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -60,44 +61,51 @@ async fn run() -> Result<(), Failure> {
     };
     while !matches!(alice.recv().await?, TransportEvent::LinkUp { .. }) {}
 
-    let mut idle = round_trips(&alice, SAMPLES / 4, None).await?;
-    idle.clear();
-    let mut idle = round_trips(&alice, SAMPLES, None).await?;
-
-    let stop = Arc::new(AtomicBool::new(false));
-    let bulk = {
-        let (alice, stop) = (Arc::clone(&alice), Arc::clone(&stop));
-        tokio::spawn(async move {
-            let frame = Bytes::from(vec![7; LARGE]);
-            let peer = AgentId::new("bob").ok()?;
-            let mut sent = 0_usize;
-            while !stop.load(Ordering::Relaxed) {
-                let envelope = Envelope::new(peer.clone(), Lane::Reliable, frame.clone());
-                alice.send(envelope).await.ok()?;
-                sent += 1;
-            }
-            Some(sent)
-        })
-    };
-    // The first large frame is on its way from here to the last sample.
-    let started = Instant::now();
-    let mut busy = round_trips(&alice, SAMPLES, Some(&stop)).await?;
-    stop.store(true, Ordering::Relaxed);
-    let sent = bulk.await?.ok_or("a large frame was not accepted")?;
-    let mut last = started;
-    for _ in 0..sent {
-        let (len, at) = large.recv().await.ok_or("a large frame was lost")?;
-        assert_eq!(len, LARGE);
-        last = at;
+    let _warm_up = round_trips(&alice, SAMPLES).await?;
+    // In turns, so that whatever else this machine does meets both alike.
+    let mut ratios = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut idle = round_trips(&alice, SAMPLES).await?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let bulk = {
+            let (alice, stop) = (Arc::clone(&alice), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let frame = Bytes::from(vec![7; LARGE]);
+                let peer = AgentId::new("bob").ok()?;
+                let mut sent = 0_usize;
+                while !stop.load(Ordering::Relaxed) {
+                    let envelope = Envelope::new(peer.clone(), Lane::Reliable, frame.clone());
+                    alice.send(envelope).await.ok()?;
+                    sent += 1;
+                }
+                Some(sent)
+            })
+        };
+        // The first large frame is on its way from here to the last sample.
+        let started = Instant::now();
+        let mut busy = round_trips(&alice, SAMPLES).await?;
+        stop.store(true, Ordering::Relaxed);
+        let sent = bulk.await?.ok_or("a large frame was not accepted")?;
+        let mut last = started;
+        for _ in 0..sent {
+            let (len, at) = large.recv().await.ok_or("a large frame was lost")?;
+            assert_eq!(len, LARGE);
+            last = at;
+        }
+        let rate = (sent * LARGE) as f64 / (last - started).as_secs_f64() / 1e6;
+        let (idle, busy) = (
+            report("alone", &mut idle),
+            report("beside 16 MiB frames", &mut busy),
+        );
+        let ratio = busy.as_secs_f64() / idle.as_secs_f64();
+        println!(
+            "ratio of the 99th percentiles: {ratio:.2}; meanwhile {sent} frames of 16 MiB, {rate:.0} MB/s"
+        );
+        ratios.push(ratio);
     }
-    let rate = (sent * LARGE) as f64 / (last - started).as_secs_f64() / 1e6;
-    let (idle, busy) = (
-        report("alone", &mut idle),
-        report("beside 16 MiB frames", &mut busy),
-    );
-    println!("bulk meanwhile: {sent} frames of 16 MiB, {rate:.0} MB/s");
-    let ratio = busy.as_secs_f64() / idle.as_secs_f64();
-    println!("ratio of the 99th percentiles: {ratio:.2} (at most 5)");
+    ratios.sort_by(f64::total_cmp);
+    let ratio = ratios[ROUNDS / 2];
+    println!("median ratio: {ratio:.2} (at most 5)");
     echo.abort();
     let _ = alice.close().await;
     let _ = bob.close().await;
@@ -107,12 +115,7 @@ async fn run() -> Result<(), Failure> {
     Ok(())
 }
 
-async fn round_trips(
-    alice: &WebRtcTransport,
-    samples: usize,
-    until: Option<&AtomicBool>,
-) -> Result<Vec<Duration>, Failure> {
-    let _ = until;
+async fn round_trips(alice: &WebRtcTransport, samples: usize) -> Result<Vec<Duration>, Failure> {
     let frame = Bytes::from(vec![1; SMALL]);
     let bob = AgentId::new("bob")?;
     let mut took = Vec::with_capacity(samples);

@@ -14,8 +14,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use common::*;
 use ifmesh_signaling::{Server, ServerConfig};
-use ifmesh_transport::{DownReason, Envelope, IfTransport as _, Lane, LinkState, SendError, TransportEvent};
+use ifmesh_transport::{
+    DownReason, Envelope, IfTransport as _, Lane, LinkState, SendError, Session, SessionConfig, SystemClock,
+    TransportEvent,
+};
 use ifmesh_transport_webrtc::{MeshMode, WebRtcConfig, WebRtcTransport};
+use ifmsg::{Draft, Permissions, TrustPolicy, TrustStore};
+use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 fn on_demand(server: &Server, name: &str, idle: Duration, max_connections: usize) -> WebRtcConfig {
@@ -126,6 +131,42 @@ async fn the_link_that_was_not_used_for_longest_makes_room() {
     up(&*hub, "b").await;
 }
 
+/// Fails if a session does not ask for the link that its message needs, again after it was put to rest, or if it asks for others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_wakes_whom_it_has_messages_for() {
+    let server = server().await;
+    let idle = Duration::from_secs(1);
+    let mut sessions = Vec::new();
+    for name in ["alice", "bob", "carol"] {
+        let transport = start(on_demand(&server, name, idle, 8)).await;
+        let mut trust = TrustStore::new(TrustPolicy::Allowlist);
+        for peer in ["alice", "bob", "carol"] {
+            let key = *identity(peer).public_key();
+            trust.bind(id(peer), key, Permissions::ALL).unwrap();
+        }
+        let config = SessionConfig::new(id(name), identity(name), trust, 1);
+        let session = Session::start(transport, config, Arc::new(SystemClock), Box::new(random(1)));
+        sessions.push(session);
+    }
+    let [alice, bob, carol] = sessions.try_into().unwrap();
+    for round in 0..2 {
+        let draft = Draft::new("bob".try_into().unwrap(), json!({ "round": round }));
+        let receipt = alice.send(draft).await.unwrap();
+        let message = timeout(SOON, bob.recv())
+            .await
+            .expect("a message in time")
+            .unwrap();
+        assert_eq!(message.payload()["round"], round);
+        timeout(SOON, receipt.acknowledged())
+            .await
+            .expect("an outcome")
+            .unwrap();
+        let down = alice.peers_until(|peers| peers.iter().all(|peer| !peer.up));
+        timeout(SOON, down).await.expect("rest").unwrap();
+    }
+    assert_eq!(carol.peers().iter().filter(|peer| peer.up).count(), 0);
+}
+
 /// A hundred agents in one process, each of which sends to two others that it has never met.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_agents_are_ordinary() {
@@ -141,7 +182,8 @@ async fn a_hundred_agents_are_ordinary() {
         let mut config = on_demand(&server, &name(number), Duration::from_secs(60), 2 * PEERS);
         // A hundred at once are enough to be slow.
         config.limits.max_setups = 2;
-        config.limits.silence = Duration::from_secs(10);
+        config.limits.handshake_timeout = Duration::from_secs(60);
+        config.limits.silence = Duration::from_secs(60);
         agents.push(start(config).await);
     }
     for agent in &agents {
@@ -159,7 +201,11 @@ async fn a_hundred_agents_are_ordinary() {
             for step in 1..=PEERS {
                 let to = name(number + step * step);
                 let from = agent.agent().to_string();
-                send(&*agent, &to, &from).await;
+                let envelope = Envelope::new(id(&to), Lane::Reliable, from);
+                timeout(4 * SOON, agent.send(envelope))
+                    .await
+                    .expect("room in time")
+                    .expect("a link");
             }
         }));
     }
@@ -167,7 +213,11 @@ async fn a_hundred_agents_are_ordinary() {
     for (number, agent) in agents.iter().enumerate() {
         let mut frames = 0;
         while frames < PEERS {
-            match event(&**agent).await {
+            match timeout(4 * SOON, agent.recv())
+                .await
+                .expect("an event in time")
+                .unwrap()
+            {
                 TransportEvent::Frame { from, frame, .. } => {
                     assert_eq!(frame, from.as_str());
                     assert_eq!(received.insert((from, number), ()), None, "twice");

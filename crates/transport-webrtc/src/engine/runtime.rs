@@ -24,11 +24,16 @@ tokio::task_local! {
 
 /// The longest the driver sleeps while [`Pace`] hurries it.
 const HURRY: Duration = Duration::from_millis(1);
+/// And at most, however long setting up takes.
+const LEISURELY: Duration = Duration::from_millis(20);
 
 /// How a connection's driver is driven. Shared between its runtime, its sockets and its pump.
 #[derive(Debug)]
 pub(super) struct Pace {
+    started: tokio::time::Instant,
     hurried: AtomicBool,
+    /// It is set up, and hurried all the same.
+    relayed: AtomicBool,
     nudged: AtomicBool,
     waker: AtomicWaker,
 }
@@ -41,7 +46,9 @@ impl Pace {
     /// waits until some timer of 200 ms ends the sleep. Through a TURN relay every round trip pays that price.
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
+            started: tokio::time::Instant::now(),
             hurried: AtomicBool::new(true),
+            relayed: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         })
@@ -50,7 +57,20 @@ impl Pace {
     /// Whether the driver wakes every millisecond. It costs 0.19 % of a core, so only until the connection is open, or
     /// for as long as it is relayed.
     pub(super) fn hurry(&self, hurried: bool) {
+        self.relayed.store(hurried, Ordering::Relaxed);
         self.hurried.store(hurried, Ordering::Relaxed);
+    }
+
+    /// The longest the driver may sleep. A set-up that takes long is hurried ever less: it waits for something else, or hundreds
+    /// are under way and keep each other from getting on.
+    fn longest_sleep(&self) -> Option<Duration> {
+        if !self.hurried.load(Ordering::Relaxed) {
+            return None;
+        }
+        if self.relayed.load(Ordering::Relaxed) {
+            return Some(HURRY);
+        }
+        Some((self.started.elapsed() / 50).clamp(HURRY, LEISURELY))
     }
 
     /// Makes the driver take up messages that it has parked.
@@ -194,9 +214,9 @@ impl Runtime for PacedRuntime {
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
         let in_driver = DRIVER.try_with(|()| ()).is_ok();
-        let hurried = in_driver && self.pace.hurried.load(Ordering::Relaxed);
+        let longest = self.pace.longest_sleep().filter(|_| in_driver);
         self.tokio
-            .sleep(if hurried { duration.min(HURRY) } else { duration })
+            .sleep(longest.map_or(duration, |longest| duration.min(longest)))
     }
 
     fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
