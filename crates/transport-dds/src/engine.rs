@@ -414,19 +414,21 @@ pub(crate) struct PresenceStream(Pin<Box<Samples>>);
 impl PresenceStream {
     /// The next one, and who wrote it; `None` for one that could not be read. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<(Guid, Presence)> {
-        match self.0.next().await {
-            Some(Ok(sample)) => {
-                let writer = sample.sample_info().writer_guid().to_bytes();
-                sample
-                    .into_value()
-                    .value()
-                    .map(|Heard(presence)| (writer, presence))
+        loop {
+            match self.0.next().await {
+                Some(Ok(sample)) => {
+                    let writer = sample.sample_info().writer_guid().to_bytes();
+                    if let Some(Heard(presence)) = sample.into_value().value() {
+                        return Some((writer, presence));
+                    }
+                    // Taken back: heartbeats decide.
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "a sample that is no presence");
+                    return None;
+                }
+                None => std::future::pending().await,
             }
-            Some(Err(error)) => {
-                tracing::debug!(%error, "a sample that is no presence");
-                None
-            }
-            None => std::future::pending().await,
         }
     }
 }

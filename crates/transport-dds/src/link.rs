@@ -101,6 +101,27 @@ pub(crate) enum Arrival {
     GiveUp(u64),
 }
 
+/// Which samples of the reliable lane were taken, or given up: all below the next one.
+struct Numbers {
+    next: u64,
+}
+
+impl Numbers {
+    /// The first and the last of those that are lost thereby, and whether what came is new.
+    fn take(&mut self, arrival: &Arrival) -> (Option<(u64, u64)>, bool) {
+        let (first, next) = match arrival {
+            Arrival::Sample(frame) => (frame.number, frame.number.saturating_add(1)),
+            Arrival::GiveUp(last) => (last.saturating_add(1), last.saturating_add(1)),
+        };
+        if first < self.next {
+            return (None, false);
+        }
+        let lost = (first > self.next).then(|| (self.next, first - 1));
+        self.next = next;
+        (lost, true)
+    }
+}
+
 /// Where the reliable lane stands.
 struct Awaited {
     /// The number of the last sample that came, and when.
@@ -356,35 +377,31 @@ impl Link {
 
     async fn take_reliable(&self, incoming: &mut mpsc::Receiver<Arrival>) -> DownReason {
         let mut assembler = Assembler::new(self.chunks(1));
-        let mut next = 1;
+        let mut numbers = Numbers { next: 1 };
         while let Some(arrival) = incoming.recv().await {
-            let number = match &arrival {
-                Arrival::Sample(frame) => frame.number,
-                Arrival::GiveUp(last) => last + 1,
-            };
-            if number > next {
-                let detail = format!("samples {next} to {} of the reliable lane", number - 1);
-                self.common
-                    .refused(Some(self.peer.clone()), "samples-lost", detail);
+            let (lost, is_new) = numbers.take(&arrival);
+            if let Some((first, last)) = lost {
+                let detail = format!("samples {first} to {last} of the reliable lane");
+                let peer = Some(self.peer.clone());
+                self.common.refused(peer, "samples-lost", detail);
                 // What was begun will not be completed.
                 assembler = Assembler::new(self.chunks(1));
             }
+            let last = numbers.next - 1;
             let Arrival::Sample(frame) = arrival else {
-                next = next.max(number);
-                self.took(0, next - 1);
+                self.took(0, last);
                 continue;
             };
             let cost = cost(&frame);
-            if number < next {
-                self.took(cost, next - 1);
+            if !is_new {
+                self.took(cost, last);
                 continue;
             }
-            next = number + 1;
             if frame.kind == Kind::Statement {
                 match self.read(&frame.payload) {
                     Some(alive) if alive.goodbye => return DownReason::PeerClosed,
                     _ => {
-                        self.took(cost, number);
+                        self.took(cost, last);
                         continue;
                     }
                 }
@@ -397,7 +414,7 @@ impl Link {
                     return DownReason::Misbehaved;
                 }
             }
-            self.took(cost, number);
+            self.took(cost, last);
         }
         DownReason::Local
     }
@@ -651,4 +668,40 @@ fn cost(frame: &Frame) -> u64 {
 /// Waits for something until a point in time.
 pub(crate) async fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
     timeout_at(deadline, future).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(number: u64) -> Arrival {
+        Arrival::Sample(Frame {
+            source: "a".into(),
+            destination: "b".into(),
+            kind: Kind::Data,
+            link: 1,
+            number,
+            payload: Bytes::new(),
+        })
+    }
+
+    /// Falsified by a sample that is taken twice, or by one that is missing and not told of.
+    #[test]
+    fn each_number_is_taken_or_lost_once() {
+        let mut numbers = Numbers { next: 1 };
+        assert_eq!(numbers.take(&sample(1)), (None, true));
+        assert_eq!(numbers.take(&sample(1)), (None, false));
+        assert_eq!(numbers.take(&sample(2)), (None, true));
+        assert_eq!(numbers.take(&sample(5)), (Some((3, 4)), true));
+        // What was given up comes too late.
+        assert_eq!(numbers.take(&sample(4)), (None, false));
+        assert_eq!(numbers.take(&Arrival::GiveUp(5)), (None, true));
+        assert_eq!(numbers.take(&Arrival::GiveUp(8)), (Some((6, 8)), true));
+        assert_eq!(numbers.take(&sample(8)), (None, false));
+        assert_eq!(numbers.take(&sample(9)), (None, true));
+        // Numbers that a peer makes up wrap nowhere.
+        assert_eq!(numbers.take(&sample(u64::MAX)), (Some((10, u64::MAX - 1)), true));
+        assert_eq!(numbers.take(&Arrival::GiveUp(u64::MAX)), (None, true));
+        assert_eq!(numbers.take(&sample(0)), (None, false));
+    }
 }
