@@ -305,6 +305,9 @@ struct Candidates {
     taken: usize,
     /// Those that wait for the peer's description; `None` once the library has it.
     waiting: Option<Vec<Candidate>>,
+    /// Address and port of those that are relays. The library knows a candidate whose packets overtook its announcement as
+    /// peer-reflexive, whatever it is.
+    relays: Vec<(String, u16)>,
 }
 
 #[derive(Default)]
@@ -471,6 +474,7 @@ impl Peer {
                 )));
             }
             candidates.taken += 1;
+            candidates.relays.extend(sdp::relay_of(&candidate.candidate));
             if let Some(waiting) = &mut candidates.waiting {
                 waiting.push(candidate);
                 return Ok(());
@@ -620,7 +624,11 @@ impl Shared {
     /// come.
     fn begin_generation(&self, local: &Description, waiting: Option<Vec<Candidate>>) {
         *self.local_ufrag.lock().unwrap_or_else(PoisonError::into_inner) = local.ice_ufrag.clone();
-        *self.candidates() = Candidates { taken: 0, waiting };
+        *self.candidates() = Candidates {
+            taken: 0,
+            waiting,
+            relays: Vec::new(),
+        };
     }
 
     fn local_ufrag(&self) -> String {
@@ -667,10 +675,12 @@ impl Shared {
                 Err(_) => format!("{kind} udp {}:{port}", candidate.address),
             }
         };
+        let is_relay = |(address, port): &(String, u16)| *address == remote.address && *port == remote.port;
+        let peer_relays = remote.typ == Relay || self.candidates().relays.iter().any(is_relay);
         Some(Path {
             local: shown(local),
             remote: shown(remote),
-            relayed: local.typ == Relay || remote.typ == Relay,
+            relayed: local.typ == Relay || peer_relays,
         })
     }
 }
@@ -784,6 +794,7 @@ impl Setup {
             candidates: Mutex::new(Candidates {
                 taken: 0,
                 waiting: remote.is_none().then(Vec::new),
+                relays: Vec::new(),
             }),
             remote: remote.map(OnceLock::from).unwrap_or_default(),
             certificate: OnceLock::new(),
@@ -873,7 +884,12 @@ fn settings(config: &EngineConfig) -> Result<webrtc::peer_connection::SettingEng
         .with_host_acceptance_min_wait(None)
         .with_srflx_acceptance_min_wait(Some(Duration::from_millis(100)))
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
-        .with_relay_acceptance_min_wait(Some(Duration::from_millis(300)))
+        // A straight path takes some round trips to find, on a slow or busy machine too; a relay that is taken stays.
+        .with_relay_acceptance_min_wait(Some(if config.relay_only {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(1)
+        }))
         // As DTLS client the library refuses the SCTP INIT of a peer that sends its own (werift); as server it takes it.
         .with_answering_dtls_role(RTCDtlsRole::Server)
         // Else a restart keeps the sockets whose network is gone.

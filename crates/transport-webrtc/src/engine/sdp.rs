@@ -150,3 +150,19 @@ pub(crate) fn usable_candidate(candidate: &str) -> bool {
     let address = fields.nth(1).unwrap_or_default();
     transport.eq_ignore_ascii_case("udp") && address.parse::<std::net::IpAddr>().is_ok()
 }
+
+/// Address and port of a candidate that is a relay.
+pub(crate) fn relay_of(candidate: &str) -> Option<(String, u16)> {
+    let fields: Vec<&str> = candidate.split_ascii_whitespace().collect();
+    let [_, _, _, _, address, port, "typ", "relay", ..] = fields[..] else {
+        return None;
+    };
+    Some((address.to_owned(), port.parse().ok()?))
+}
+#[test]
+fn relays_are_told_from_other_candidates() {
+    let relay = "candidate:1 1 udp 16777215 203.0.113.1 54769 typ relay raddr 10.0.2.3 rport 50719";
+    assert_eq!(relay_of(relay), Some(("203.0.113.1".to_owned(), 54_769)));
+    assert_eq!(relay_of(&relay.replace("typ relay", "typ srflx")), None);
+    assert_eq!(relay_of("candidate:1 1 udp 1 203.0.113.1"), None);
+}
