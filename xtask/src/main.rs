@@ -7,6 +7,7 @@ mod cargo_deny;
 mod ci;
 mod debian;
 mod foreign;
+mod mutants;
 mod run;
 mod unused;
 
@@ -40,6 +41,11 @@ const VERBS: &[Verb] = &[
         "chaos",
         "play 5,000 random stories over failing roads; --hours 2, --cases 100, --kind session, --seed 7 --quick",
         chaos,
+    ),
+    (
+        "mutants",
+        "break the router and the session on purpose, each time one thing, and look whether the stories of chaos notice",
+        mutants::run,
     ),
     (
         "fuzz-smoke",

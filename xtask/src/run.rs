@@ -76,6 +76,23 @@ impl Step {
         self.judge(status)
     }
 
+    /// In this folder instead.
+    pub(crate) fn within(mut self, folder: &Path) -> Self {
+        self.0.current_dir(folder);
+        self
+    }
+
+    /// Whether it succeeds, and what it says.
+    pub(crate) fn output(mut self) -> Result<(bool, String)> {
+        let output = self.0.stdin(Stdio::null()).output();
+        let output = output.map_err(|error| self.cannot_start(&error))?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        ))
+    }
+
     /// Whether it runs and succeeds, in silence.
     pub(crate) fn succeeds(mut self) -> bool {
         let status = self

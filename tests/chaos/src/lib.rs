@@ -15,8 +15,8 @@ use std::{
 
 use bytes::Bytes;
 use ifmesh_transport::{
-    Clock as _, Envelope, IfTransport, Lane, Observer, Outcome, Policy, Receipt, Refusal, Road, Router,
-    RouterConfig, SessionEvent, SubmitError,
+    Clock as _, Envelope, IfTransport, Lane, Observer, Outcome, Policy, Receipt, Refusal, Road, RoadHealth,
+    Router, RouterConfig, SessionEvent, SubmitError,
 };
 use ifmesh_transport_mem::{Agents, Faults, MemTransport, Mesh, Trace, draft, simulate};
 use ifmsg::{
@@ -411,10 +411,14 @@ pub fn play(story: &Story) -> Vec<Trace> {
         world.judge();
         world.check_budgets(&story.policies);
         world.check_idle().await;
+        world.check_failback(story.seed as usize % story.roads);
         world.roads.iter().map(Mesh::trace).collect()
     })
     .unwrap()
 }
+
+/// The routers of all lives, and whose they are.
+type Routers = Arc<Mutex<Vec<(usize, Arc<Router>)>>>;
 
 /// A message that was handed to a session.
 struct Sent {
@@ -453,8 +457,7 @@ struct World {
     mesh: Mesh,
     /// The mesh, and others beside it.
     roads: Vec<Mesh>,
-    /// The routers of all lives.
-    routers: Arc<Mutex<Vec<Arc<Router>>>>,
+    routers: Routers,
     agents: Agents,
     count: usize,
     /// For each agent, what its disk held at the start of each life but the first.
@@ -492,7 +495,7 @@ impl World {
             .map(|road| Mesh::new(story.seed ^ road))
             .collect();
         let roads: Vec<Mesh> = std::iter::once(&mesh).chain(&others).cloned().collect();
-        let routers: Arc<Mutex<Vec<Arc<Router>>>> = Arc::default();
+        let routers: Routers = Arc::default();
         let (made, policies, dice) = (routers.clone(), story.policies.clone(), mesh.clone());
         let connect = move |name: &str, mut transports: Vec<Arc<MemTransport>>| {
             let who = NAMES.iter().position(|known| *known == name).unwrap();
@@ -506,7 +509,7 @@ impl World {
             let life = made.lock().unwrap().len();
             let random = Box::new(dice.rng(&format!("router {life}")));
             let router = Router::start(roads, RouterConfig::new(policy), random).unwrap();
-            made.lock().unwrap().push(router.clone());
+            made.lock().unwrap().push((who, router.clone()));
             router
         };
         let agents = mesh
@@ -953,13 +956,35 @@ impl World {
 
     /// Copies that hedging makes stay within a tenth of what is sent.
     fn check_budgets(&self, policies: &[Policy]) {
-        for router in self.routers.lock().unwrap().iter() {
+        for (who, router) in self.routers.lock().unwrap().iter() {
             let metrics = router.metrics();
-            let hedges = policies
-                .iter()
-                .all(|policy| matches!(policy, Policy::Hedged { .. }));
+            let hedges = matches!(policies[*who], Policy::Hedged { .. });
+            // Hellos go by every road.
             let first = metrics.bytes - metrics.copied_bytes.min(metrics.bytes);
-            assert!(!hedges || metrics.copied_bytes * 10 <= first, "{metrics:?}");
+            assert!(
+                !hedges || metrics.copied_bytes * 10 <= first,
+                "{who}: {metrics:?}"
+            );
+        }
+    }
+
+    /// The road that was healed is trusted again, by everybody, and used where it is the first.
+    fn check_failback(&self, healed: usize) {
+        let latest = |who: usize| -> Option<Arc<Router>> {
+            let routers = self.routers.lock().unwrap();
+            let mut of = routers.iter().filter(|(of, _)| *of == who);
+            of.next_back().map(|(_, router)| router.clone())
+        };
+        for who in 0..self.count {
+            let Some(router) = latest(who) else { return };
+            for link in router.links() {
+                let others = &NAMES[..self.count];
+                if others.contains(&link.peer.as_str()) {
+                    let road = &link.roads[healed];
+                    assert_eq!(road.health, RoadHealth::Up, "{who}: {link:?}");
+                    assert!(healed > 0 || road.preferred, "{who}: {link:?}");
+                }
+            }
         }
     }
 

@@ -54,8 +54,6 @@ const MOST_PROBATION: Duration = Duration::from_secs(60);
 const UNKNOWN_ROUND_TRIP: Duration = Duration::from_millis(250);
 /// A road that takes longer is called silent.
 const MOST_ROUND_TRIP: Duration = Duration::from_secs(5);
-/// How often a silent road is looked at while no other one answers.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Pings that wait for an answer at the same time.
 const MOST_PINGS: usize = 8;
 /// Pings that a road on probation answers at least.
@@ -257,7 +255,8 @@ impl Health {
 
     /// Another road is doubted: this one is to be pinged, too, so that they can be compared.
     pub(super) fn ask(&mut self, since: Duration) {
-        self.asked = Some(since);
+        // Of several doubted roads the latest counts: its question answers those of the others.
+        self.asked = self.asked.max(Some(since));
     }
 
     /// Time has passed. `other_answers`: another road has answered since this one is doubted.
@@ -308,8 +307,9 @@ impl Health {
                 self.judge(RoadHealth::Degraded, "no-answer")
             }
             None if now >= self.decides_at(doubt) => {
+                // Until then: who hears another road answer calls again.
                 self.doubt = Some(Doubt {
-                    look_again: now + LOOK_AGAIN,
+                    look_again: self.decides_at(doubt) + self.config.down_after,
                     ..doubt
                 });
                 None

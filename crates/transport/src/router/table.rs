@@ -270,6 +270,10 @@ impl Table {
             Feedback::Arrived { round_trip, .. } => {
                 peer.transmissions.remove(at);
                 peer.copies.sample(round_trip);
+                if peer.roads.iter().any(|road| road.doubted_since().is_some()) {
+                    // An answer by one road decides about another.
+                    self.due = Duration::ZERO;
+                }
                 if let Some(road) = only
                     && let Some(changed) = peer.roads[road].proved(sent, round_trip, now)
                 {

@@ -92,6 +92,19 @@ fn while_no_other_road_answers_it_is_the_peer_that_is_slow() {
     );
 }
 
+/// Falsified by timers that stand still: with two doubted roads the third was asked by each in turn, and never pinged.
+#[test]
+fn of_two_questions_the_latest_counts() {
+    let mut road = road();
+    road.ask(ms(500));
+    assert_eq!(road.ping(ms(500), || 1), Some(1));
+    road.ask(ms(550));
+    road.ask(ms(500));
+    assert_eq!(road.ping(ms(550), || 2), Some(2));
+    road.ask(ms(500));
+    assert!(road.next_timeout().is_some_and(|due| due > ms(550)));
+}
+
 #[test]
 fn idle_roads_are_asked_and_found_dead() {
     let mut road = road();
