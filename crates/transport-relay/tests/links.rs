@@ -10,7 +10,7 @@ mod common;
 use std::{sync::Arc, time::Duration};
 
 use common::*;
-use ifmesh_signaling::{RelayLimits, Server};
+use ifmesh_signaling::{ClientTls, RelayLimits, Server, ServerTls};
 use ifmesh_transport::{
     DownReason, Envelope, IfTransport as _, Lane, LinkState, Path, PeerTrust, SendError, SystemClock,
     TransportEvent,
@@ -42,6 +42,28 @@ async fn a_link_says_how_it_reaches_its_peer() {
     assert_eq!(link.path, Some(Path::Relayed));
     assert!(link.since.is_some());
     assert!(link.round_trip.is_some_and(|trip| trip < SOON), "{link:?}");
+}
+
+/// As through a firewall that lets nothing but HTTPS pass.
+#[tokio::test]
+async fn agents_are_linked_over_tls() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let mut settings = server_config();
+    settings.tls = Some(ServerTls::from_pem(cert.as_bytes(), key.as_bytes()).unwrap());
+    let server = Server::bind(settings, random(1)).await.unwrap();
+    let url = format!("wss://localhost:{}", server.local_addr().port());
+    let member = async |name: &str| {
+        let mut config = config(&url, name, 1);
+        config.tls = ClientTls::from_ca_pem(cert.as_bytes()).unwrap();
+        start(config).await
+    };
+    let (alice, bob) = (member("alice").await, member("bob").await);
+    up(&*alice, "bob").await;
+    up(&*bob, "alice").await;
+    exchange(&alice, &bob).await;
+    alice.close().await.unwrap();
+    assert_eq!(down(&bob, "alice").await, DownReason::PeerClosed);
 }
 
 /// Both know each other's key, and only one of them trusts the other.
