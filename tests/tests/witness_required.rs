@@ -61,7 +61,7 @@ fn start(mesh: &Mesh, name: &str, observer: Option<Arc<Disk>>) -> Session {
     config.observer = observer.map(|observer| observer as Arc<dyn Observer>);
     let random = Box::new(StdRng::seed_from_u64(7));
     Session::start(
-        mesh.join(&id(name)).unwrap(),
+        mesh.join(id(name)).unwrap(),
         config,
         Arc::new(SystemClock),
         random,
