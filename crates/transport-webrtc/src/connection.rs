@@ -47,9 +47,9 @@ const DIGEST_STEP: usize = 32 * 1024;
 const PROBE: &[u8] = b"IFP1";
 /// An acknowledgement that takes longer than this, and than so many round trips, is looked into.
 const PROBE_AFTER: (Duration, u32) = (Duration::from_millis(3), 3);
-/// Probes in a row, and between them.
-const PROBES: u32 = 5;
-const PROBE_INTERVAL: Duration = Duration::from_millis(1);
+/// Probes in a row, and how long each waits for its acknowledgement before the next one goes.
+const PROBES: u32 = 6;
+const PROBE_INTERVAL: Duration = Duration::from_millis(2);
 /// A path that answers nothing for this long is not probed any more: it is broken rather than lossy.
 const PROBE_NO_MORE: Duration = Duration::from_millis(500);
 /// How often the path is looked at.
@@ -600,7 +600,7 @@ async fn room(peer: &Peer, pacing: &mut Pacing, between: usize) {
         if pacing.may_send(unacknowledged, Instant::now()) {
             break;
         }
-        let _ = timeout(LOOK_AGAIN, peer.drained()).await;
+        let _ = timeout(LOOK_AGAIN, peer.drained(engine::Lane::Messaging)).await;
     }
 }
 
@@ -681,7 +681,8 @@ async fn probe(peer: &Peer, outbound: &Outbound, board: &Board, peer_id: &AgentI
         loop {
             let round_trip = board.round_trip(peer_id).unwrap_or_default();
             let after = PROBE_AFTER.0.max(round_trip * PROBE_AFTER.1);
-            sleep(after).await;
+            // Looked at more often than that, or what is lost right after a look waits twice as long.
+            sleep(after / 3).await;
             let open = unacknowledged().await;
             if open == 0 {
                 break;
@@ -689,6 +690,9 @@ async fn probe(peer: &Peer, outbound: &Outbound, board: &Board, peer_id: &AgentI
             if acknowledged(open) > known {
                 known = acknowledged(open);
                 since = Instant::now();
+                continue;
+            }
+            if since.elapsed() < after {
                 continue;
             }
             if !outbound.takes_chunks() || since.elapsed() > PROBE_NO_MORE.max(4 * after) {
@@ -701,7 +705,7 @@ async fn probe(peer: &Peer, outbound: &Outbound, board: &Board, peer_id: &AgentI
                 if !matches!(peer.try_send(engine::Lane::BestEffort, probe).await, Ok(true)) {
                     break;
                 }
-                sleep(PROBE_INTERVAL).await;
+                let _ = timeout(PROBE_INTERVAL, peer.drained(engine::Lane::BestEffort)).await;
                 if acknowledged(unacknowledged().await) > known {
                     break;
                 }

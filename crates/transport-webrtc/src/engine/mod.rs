@@ -281,8 +281,8 @@ struct Shared {
     ///
     /// In webrtc 0.21.1 a `send` before the channel is open can say `Ok` and drop the message (its issue 826).
     lanes: [OnceLock<Arc<dyn DataChannel>>; 2],
-    /// The messaging lane has little on its way.
-    drained: Notify,
+    /// A lane has little on its way.
+    drained: [Notify; 2],
     /// One permit each: senders of a lane take turns, first come, first served.
     turns: [Semaphore; 2],
     closing: AtomicBool,
@@ -541,10 +541,10 @@ impl Peer {
         }
     }
 
-    /// Waits until the unacknowledged bytes of the messaging lane fall below 8 KiB. May also have done so before the call, and
-    /// says nothing of a lane that stays below. Cancel safe.
-    pub(crate) async fn drained(&self) {
-        self.shared.drained.notified().await;
+    /// Waits until the unacknowledged bytes of the messaging lane fall below 8 KiB, those of best effort to nothing. May also
+    /// have done so before the call, and says nothing of a lane that stays below. Cancel safe.
+    pub(crate) async fn drained(&self, lane: Lane) {
+        self.shared.drained[lane.index()].notified().await;
     }
 
     /// The path that ICE chose, once it has.
@@ -783,7 +783,7 @@ impl Setup {
         let shared = Arc::new(Shared {
             connection: self.connection,
             lanes: Default::default(),
-            drained: Notify::new(),
+            drained: [Notify::new(), Notify::new()],
             turns: [Semaphore::new(1), Semaphore::new(1)],
             closing: AtomicBool::new(false),
             max_frame: AtomicUsize::new(config.max_message_size as usize),

@@ -310,7 +310,7 @@ impl Pump {
             }
             Some(DataChannelEvent::OnOpen) => self.on_open(lane).await,
             Some(DataChannelEvent::OnBufferedAmountLow) => {
-                self.shared.drained.notify_one();
+                self.shared.drained[lane.index()].notify_one();
                 Ok(())
             }
             Some(DataChannelEvent::OnClose | DataChannelEvent::OnClosing) | None => match lane {
