@@ -73,6 +73,14 @@ impl Internet {
         fs::write(path, text.replace(&format!("\n{from}\n"), &format!("\n{to}\n"))).unwrap();
     }
 
+    /// Lets an agent go by way of the signaling server, too.
+    pub fn relay(&self, name: &str) {
+        let path = self.swarm().join(format!("{name}.toml"));
+        let text = fs::read_to_string(&path).unwrap();
+        let table = format!("\n[transport.relay]\nsignaling = [\"ws://{SIGNALING}\"]\n");
+        fs::write(path, text + &table).unwrap();
+    }
+
     /// A machine with a public address, 203.0.113.`last`.
     pub fn public(&self, name: &str, last: u8) -> Host {
         let host = self.network.host(name).unwrap();

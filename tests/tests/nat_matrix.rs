@@ -1,7 +1,8 @@
-//! Two agents behind every pair of NATs, with coturn for STUN and TURN: real programs, in network namespaces.
+//! Two agents behind every pair of NATs, with coturn for STUN and TURN, and, where UDP is blocked, the signaling server as a
+//! relay: real programs, in network namespaces.
 //! `cargo xtask nat` shows the table.
 //!
-//! Falsified by a pair that fails while the TURN server is reachable for both; by one that is relayed though its NATs let it go direct; by
+//! Falsified by a pair that fails while the TURN server or the relay is reachable for both; by one that is relayed though its NATs let it go direct; by
 //! one that is said to be direct though its NATs cannot let it (then the NATs are not what they are said to be); by a
 //! message that is not acknowledged over what is up.
 #![cfg(target_os = "linux")]
@@ -113,7 +114,7 @@ impl Pair {
         use NatKind::{FullCone, PortRestricted, Symmetric};
         match self {
             Self::Same(_) => Outcome::Direct,
-            Self::Two(Access::NoUdp, _) | Self::Two(_, Access::NoUdp) => Outcome::Failed,
+            Self::Two(Access::NoUdp, _) | Self::Two(_, Access::NoUdp) => Outcome::Relayed,
             Self::Two(Access::Behind(one), Access::Behind(other)) => match (one, other) {
                 (FullCone, _) | (_, FullCone) => Outcome::Direct,
                 (Symmetric, Symmetric | PortRestricted) | (PortRestricted, Symmetric) => Outcome::Relayed,
@@ -123,10 +124,21 @@ impl Pair {
     }
 }
 
+impl Pair {
+    /// Whether neither ICE nor TURN can help: agents with such networks relay by the signaling server.
+    fn is_without_udp(self) -> bool {
+        matches!(self, Self::Two(Access::NoUdp, _) | Self::Two(_, Access::NoUdp))
+    }
+}
+
 fn connect(pair: Pair) -> Result {
     let internet = Internet::new(&["one", "other"]);
     let _signaling = internet.signaling();
     let _turn = internet.turn();
+    if pair.is_without_udp() {
+        internet.relay("one");
+        internet.relay("other");
+    }
     let (homes, hosts) = match pair {
         Pair::Two(one, other) => {
             let homes = [(1, one), (2, other)].map(|(number, access)| {
@@ -180,7 +192,11 @@ fn connect(pair: Pair) -> Result {
             Outcome::Relayed
         },
         time,
-        ends: format!("{} - {}", text(&here["local"]), text(&there["local"])),
+        ends: if pair.is_without_udp() {
+            "the signaling server".to_owned()
+        } else {
+            format!("{} - {}", text(&here["local"]), text(&there["local"]))
+        },
     }
 }
 
