@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use ifmesh_transport::{
-    Clock, IfTransport, LinkObserver, Observer, PeerStatus, Receipt, Router, RouterError, Session,
+    Clock, IfTransport, LinkObserver, Observer, PeerStatus, Receipt, Relays, Router, RouterError, Session,
     SessionConfig, SessionMetrics, SubmitError, SystemClock, Taken,
 };
 use ifmsg::{AgentId, Destination, Draft, InvalidId, Performative, VerifiedMessage};
@@ -176,12 +176,24 @@ impl Agent {
             clock: clock.clone(),
         };
         let mut roads = backends.start(&config.transports, context).await?;
-        let only = if roads.len() == 1 { roads.pop() } else { None };
+        let mut routing = config.router.clone();
+        routing.relays = config.relays.clone().map(|wish| Relays {
+            agent: config.agent.clone(),
+            through: wish.through,
+            for_others: wish.for_others,
+            max_hops: wish.max_hops,
+            keys: keys.clone(),
+        });
+        let only = if roads.len() == 1 && routing.relays.is_none() {
+            roads.pop()
+        } else {
+            None
+        };
         // A single transport has nothing to route.
         let (transport, router) = match only {
             Some(road) => (road.transport, None),
             None => {
-                let router = Router::start(roads, config.router.clone(), crate::random())?;
+                let router = Router::start(roads, routing, crate::random())?;
                 (router.clone() as Arc<dyn IfTransport>, Some(router))
             }
         };

@@ -19,7 +19,8 @@ pub use backends::{
     Relay, RelaySection, WebRtc, WebRtcSection,
 };
 pub use config::{
-    Config, ConfigError, EXAMPLE, Explanation, MessageKind, TransportTable, read_identity, read_trust,
+    Config, ConfigError, EXAMPLE, Explanation, MessageKind, RelayWish, TransportTable, read_identity,
+    read_trust,
 };
 pub use ifmesh_transport::{
     NotAcknowledged, Observer, Outcome, PeerStatus, Receipt, Refusal, Session, SessionEvent, SessionMetrics,

@@ -31,7 +31,8 @@ pub use event::{DownReason, RoadChange, RoadHealth, TransportEvent};
 pub use link::{Capabilities, LinkState, LinkStatus, Path, RoadStatus};
 pub use notice::{LinkNotice, LinkObserver};
 pub use router::{
-    HealthConfig, Match, Plan, Policy, Road, Router, RouterConfig, RouterError, RouterMetrics, Rule, Rules,
+    HealthConfig, Match, Plan, Policy, Relays, Road, Router, RouterConfig, RouterError, RouterMetrics, Rule,
+    Rules,
 };
 pub use session::{
     Journal, JournalError, Keepalive, NotAcknowledged, Observer, ObserverError, Outcome, PeerStatus, Receipt,

@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use explain::{Explanation, MessageKind};
+pub use router::RelayWish;
 pub(crate) use suggest::{nearest, with_suggestion};
 
 use crate::WitnessConfig;
@@ -49,6 +50,8 @@ pub struct Config {
     pub transports: Vec<TransportTable>,
     /// Which messages take which of them.
     pub router: RouterConfig,
+    /// Whether agents pass frames on for each other.
+    pub relays: Option<RelayWish>,
 }
 
 /// One of the tables `[transport.NAME]`.
@@ -350,6 +353,7 @@ impl Document {
             });
         }
         let transports = transports(self.transport, path)?;
+        let relays = self.router.relays();
         let router = self
             .router
             .resolve(&transports)
@@ -377,6 +381,7 @@ impl Document {
             witness,
             transports,
             router,
+            relays,
         })
     }
 }

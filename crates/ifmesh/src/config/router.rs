@@ -25,6 +25,13 @@ pub(super) struct RouterSection {
     keepalive_milliseconds: u64,
     /// How long a road that failed must answer without fault before it is taken again; longer after each failure.
     failback_milliseconds: u64,
+    /// Agents that may pass frames on for this one, to those whom no road of its own reaches.
+    #[schemars(with = "Vec<String>")]
+    relays: Vec<AgentId>,
+    /// Whether this agent passes frames on for others.
+    relay_for_others: bool,
+    /// Over how many relays a frame may go. 1 to 8.
+    relay_hops: u8,
     /// Rules for some messages; the first that matches decides.
     rule: Vec<RuleSection>,
 }
@@ -40,6 +47,9 @@ impl Default for RouterSection {
             hedge_percent: 10,
             keepalive_milliseconds: millis(health.keepalive),
             failback_milliseconds: millis(health.failback_after),
+            relays: Vec::new(),
+            relay_for_others: false,
+            relay_hops: 2,
             rule: Vec::new(),
         }
     }
@@ -94,7 +104,29 @@ enum DeliveryName {
     BestEffort,
 }
 
+/// The relays that an agent uses, and whether it is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelayWish {
+    /// Who may pass frames on for it.
+    pub through: Vec<AgentId>,
+    /// Whether it does so for others.
+    pub for_others: bool,
+    /// Over how many relays.
+    pub max_hops: u8,
+}
+
 impl RouterSection {
+    /// Relays that are wished for. Whom they may reach, trust decides.
+    pub(super) fn relays(&self) -> Option<RelayWish> {
+        let wanted = self.relay_for_others || !self.relays.is_empty();
+        wanted.then(|| RelayWish {
+            through: self.relays.clone(),
+            for_others: self.relay_for_others,
+            max_hops: self.relay_hops,
+        })
+    }
+
     pub(super) fn resolve(self, transports: &[TransportTable]) -> Result<RouterConfig, String> {
         let names: Vec<&str> = transports.iter().map(|table| &*table.name).collect();
         if !(1..=100).contains(&self.hedge_percent) {
@@ -110,6 +142,9 @@ impl RouterSection {
             if !(100..=600_000).contains(&value) {
                 return Err(format!("{key} is {value}; 100 to 600000 is allowed"));
             }
+        }
+        if !(1..=8).contains(&self.relay_hops) {
+            return Err(format!("relay_hops is {}; 1 to 8 is allowed", self.relay_hops));
         }
         let policy = |name| match name {
             PolicyName::Failover => Policy::Failover,

@@ -19,6 +19,9 @@ const MAGIC: &[u8; 4] = b"IFR1";
 /// Most names in one `reach`.
 pub(super) const MOST_REACHED: usize = 1_024;
 
+/// What a relayed frame adds at most.
+pub(super) const RELAY_ROOM: usize = 4 + 1 + 1 + 2 * 129;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RouterFrame {
     Ping(u64),

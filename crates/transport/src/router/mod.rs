@@ -27,6 +27,7 @@ mod frame;
 mod health;
 mod metrics;
 mod policy;
+mod relay;
 mod table;
 #[cfg(test)]
 #[allow(
@@ -59,11 +60,14 @@ use tokio::{
 pub use health::HealthConfig;
 pub use metrics::RouterMetrics;
 pub use policy::{Match, Plan, Policy, Rule, Rules};
+pub use relay::Relays;
 
 use crate::{
     Capabilities, Class, CloseError, Closed, Envelope, Feedback, IfTransport, Lane, LinkStatus, SendError,
     TransportEvent,
 };
+use frame::RELAY_ROOM;
+use relay::Ways;
 use table::{Choice, Outgoing, Table};
 
 /// Events that wait for the session.
@@ -72,6 +76,8 @@ const EVENTS: usize = 256;
 const IN_A_ROW: usize = 32;
 /// Pings, answers and copies that wait to be taken by one road to one peer.
 const MOST_OUTGOING: usize = 64;
+/// The name of the road that leads through other agents.
+const RELAYS: &str = "relays";
 /// The most roads.
 const MOST_ROADS: usize = 16;
 
@@ -95,12 +101,14 @@ impl Road {
 }
 
 /// How a router decides.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct RouterConfig {
     /// Which messages take which roads.
     pub rules: Rules,
     /// How roads are judged.
     pub health: HealthConfig,
+    /// Whether peers pass frames on for each other. `None`: each pair needs a road of its own.
+    pub relays: Option<Relays>,
 }
 
 impl RouterConfig {
@@ -109,6 +117,7 @@ impl RouterConfig {
         Self {
             rules: Rules::only(policy),
             health: HealthConfig::default(),
+            relays: None,
         }
     }
 }
@@ -167,12 +176,18 @@ impl Router {
         config: RouterConfig,
         random: Box<dyn CryptoRng + Send>,
     ) -> Result<Arc<Self>, RouterError> {
-        let orders = check(&roads, &config.rules)?;
-        let named = roads
-            .iter()
-            .map(|road| (road.name.clone(), road.transport.capabilities().max_frame))
-            .collect();
-        let table = Table::new(named, config.rules.clone(), orders, config.health, random);
+        let mut orders = check(&roads, &config.rules)?;
+        let sizes = roads.iter().map(|road| road.transport.capabilities().max_frame);
+        let mut named: Vec<(Arc<str>, usize)> =
+            roads.iter().map(|road| road.name.clone()).zip(sizes).collect();
+        if config.relays.is_some() {
+            // After all others, whatever a plan prefers: it is for those whom no other road reaches.
+            let largest = named.iter().map(|(_, size)| *size).max().unwrap_or(0);
+            orders.iter_mut().for_each(|order| order.push(named.len()));
+            named.push((RELAYS.into(), largest.saturating_sub(RELAY_ROOM)));
+        }
+        let ways = config.relays.map(Ways::new);
+        let table = Table::new(named, config.rules.clone(), orders, config.health, ways, random);
         let shared = Arc::new(Shared {
             capabilities: capabilities(&roads),
             roads,
@@ -221,7 +236,7 @@ impl Router {
         // Each road gets its chance, and one more in case that the first comes back.
         for _ in 0..=shared.roads.len() {
             shared.table().sending(&envelope, road, shared.now());
-            let mut sending = shared.roads[road].transport.send(envelope.clone());
+            let mut sending = shared.send_by(road, envelope.clone());
             let next = loop {
                 tokio::select! {
                     biased;
@@ -270,7 +285,7 @@ impl Router {
             .iter()
             .map(|&road| {
                 shared.table().sending(&envelope, road, shared.now());
-                let sending = shared.roads[road].transport.send(envelope.clone());
+                let sending = shared.send_by(road, envelope.clone());
                 async move { (road, sending.await) }
             })
             .collect();
@@ -395,6 +410,28 @@ impl Shared {
     fn now(&self) -> Duration {
         self.started.elapsed()
     }
+
+    /// Hands an envelope to a road; relays are the one after the last transport.
+    fn send_by(&self, road: usize, envelope: Envelope) -> BoxFuture<'_, Result<(), SendError>> {
+        if let Some(road) = self.roads.get(road) {
+            let transport = &road.transport;
+            return Box::pin(async move { transport.send(envelope).await });
+        }
+        let wrapped = self.table().wrap(&envelope);
+        Box::pin(async move {
+            let Some(Outgoing {
+                road,
+                envelope: wrapped,
+            }) = wrapped
+            else {
+                return Err(match envelope.to {
+                    ifmsg::Destination::Agent(agent) => SendError::NoLink(agent),
+                    ifmsg::Destination::Everyone => SendError::NoBroadcast,
+                });
+            };
+            self.roads[road].transport.send(wrapped).await
+        })
+    }
 }
 
 type Receiving = BoxFuture<'static, (usize, Result<TransportEvent, Closed>)>;
@@ -493,9 +530,9 @@ impl Driver {
                 continue;
             }
             *count += 1;
-            let transport = self.shared.roads[road].transport.clone();
+            let shared = self.shared.clone();
             self.sending.push(Box::pin(async move {
-                let result = transport.send(envelope.clone()).await;
+                let result = shared.send_by(road, envelope.clone()).await;
                 (road, envelope, result)
             }));
         }

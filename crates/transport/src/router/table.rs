@@ -15,10 +15,11 @@ use super::{
     copies::Copies,
     frame::{Parsed, RouterFrame},
     health::{Changed, Health},
+    relay::Ways,
 };
 use crate::{
-    Class, DownReason, Envelope, Feedback, Lane, LinkState, LinkStatus, RoadChange, RoadHealth, RoadStatus,
-    SendError, TransportEvent,
+    Class, DownReason, Envelope, Feedback, Lane, LinkState, LinkStatus, Path, RoadChange, RoadHealth,
+    RoadStatus, SendError, TransportEvent,
 };
 
 /// Most transmissions to one peer whose fate is remembered: more than a session has under way to it.
@@ -41,6 +42,8 @@ pub(super) struct Table {
     health: HealthConfig,
     random: Box<dyn CryptoRng + Send>,
     peers: BTreeMap<AgentId, Peer>,
+    /// Relays, which are the last road, if there are any.
+    ways: Option<Ways>,
     events: VecDeque<TransportEvent>,
     outgoing: Vec<Outgoing>,
     metrics: RouterMetrics,
@@ -48,6 +51,14 @@ pub(super) struct Table {
     due: Duration,
     /// A verdict or a link has changed since the last `take_changed`.
     changed: bool,
+}
+
+/// A frame that a relay was asked to pass on.
+struct Relayed {
+    hops: u8,
+    origin: AgentId,
+    destination: AgentId,
+    frame: Bytes,
 }
 
 /// A frame that the router sends on its own account.
@@ -95,9 +106,16 @@ impl Table {
         rules: Rules,
         orders: Vec<Vec<usize>>,
         health: HealthConfig,
+        ways: Option<Ways>,
         random: Box<dyn CryptoRng + Send>,
     ) -> Self {
-        let (names, max_frames) = roads.into_iter().unzip();
+        let (names, max_frames): (Vec<_>, Vec<_>) = roads.into_iter().unzip();
+        // The first announcement is due at once.
+        let due = if ways.is_some() {
+            Duration::ZERO
+        } else {
+            Duration::MAX
+        };
         Self {
             names,
             max_frames,
@@ -106,10 +124,11 @@ impl Table {
             health,
             random,
             peers: BTreeMap::new(),
+            ways,
             events: VecDeque::new(),
             outgoing: Vec::new(),
             metrics: RouterMetrics::default(),
-            due: Duration::MAX,
+            due,
             changed: false,
         }
     }
@@ -342,15 +361,202 @@ impl Table {
                     }
                 }
             }
-            Parsed::Router(RouterFrame::Relay { .. } | RouterFrame::Reach(_)) | Parsed::Malformed => {
-                self.metrics.refused += 1;
-                self.events.push_back(TransportEvent::Refused {
-                    peer: Some(from),
-                    reason: "malformed-router-frame",
-                    detail: format!("{} bytes by {name}", frame.len()),
-                });
+            Parsed::Router(RouterFrame::Relay {
+                hops,
+                origin,
+                destination,
+                frame,
+            }) => {
+                let relayed = Relayed {
+                    hops,
+                    origin,
+                    destination,
+                    frame,
+                };
+                self.on_relayed(from, lane, relayed, now);
+            }
+            Parsed::Router(RouterFrame::Reach(names)) => match &mut self.ways {
+                Some(ways) => {
+                    // Who asks for the first time is answered at once; after that they hear it in turn.
+                    if ways.heard(&from, names, now) {
+                        ways.announce_soon(now);
+                        self.due = Duration::ZERO;
+                    }
+                    self.follow_ways(now);
+                }
+                None => self.refuse(from, "relay-not-wanted", "an offer to pass frames on"),
+            },
+            Parsed::Malformed => {
+                self.refuse(
+                    from,
+                    "malformed-router-frame",
+                    &format!("{} bytes by {name}", frame.len()),
+                );
             }
         }
+    }
+
+    /// A frame that is passed on: for this agent, or for another one.
+    fn on_relayed(&mut self, relay: AgentId, lane: Lane, relayed: Relayed, now: Duration) {
+        let Some(ways) = &mut self.ways else {
+            return self.refuse(relay, "relay-not-wanted", "a frame to be passed on");
+        };
+        let Relayed {
+            hops,
+            origin,
+            destination,
+            frame,
+        } = relayed;
+        let from_relay = ways.may_pass_on(&relay);
+        if destination == ways.relays.agent {
+            if !from_relay || !ways.came_from(&origin, &relay, now) {
+                return self.refuse(
+                    relay,
+                    "relay-not-trusted",
+                    "a frame passed on by somebody who may not",
+                );
+            }
+            self.follow_ways(now);
+            return match RouterFrame::parse(&frame) {
+                // One in another: nobody sends that.
+                Parsed::Router(RouterFrame::Relay { .. } | RouterFrame::Reach(_)) | Parsed::Malformed => {
+                    self.refuse(relay, "malformed-router-frame", "a frame passed on");
+                }
+                _ => self.on_frame(self.relay_road(), origin, lane, frame, now),
+            };
+        }
+        // Nobody speaks for others but a relay.
+        if !ways.relays.for_others || (origin != relay && !from_relay) {
+            return self.refuse(relay, "relay-not-allowed", "a frame to be passed on");
+        }
+        let Some(ways) = &self.ways else { return };
+        let next = hops.checked_sub(1).and_then(|left| {
+            let direct = self
+                .peers
+                .get(&destination)
+                .and_then(|peer| self.direct_road(peer));
+            let onward = || {
+                ways.through(&destination, Some(&relay))
+                    .filter(|_| left > 0)
+                    .map(|(next, _)| next)
+            };
+            let next = if direct.is_some() {
+                destination.clone()
+            } else {
+                onward()?
+            };
+            let road = self.peers.get(&next).and_then(|peer| self.direct_road(peer))?;
+            Some((next, road, left))
+        });
+        let Some((next, road, hops)) = next else {
+            self.metrics.relay_dropped += 1;
+            return;
+        };
+        self.metrics.relayed += 1;
+        let frame = RouterFrame::Relay {
+            hops,
+            origin,
+            destination,
+            frame,
+        };
+        let envelope = Envelope::new(next, lane, frame.encode());
+        self.outgoing.push(Outgoing { road, envelope });
+    }
+
+    /// The number of the road that relays are; one too many where there are none.
+    fn relay_road(&self) -> usize {
+        self.names.len() - 1
+    }
+
+    /// The best road to a peer that is no relay.
+    fn direct_road(&self, peer: &Peer) -> Option<usize> {
+        let relay = self.ways.is_some().then(|| self.relay_road());
+        self.ranked(peer, Class::CONTROL)
+            .into_iter()
+            .find(|road| Some(*road) != relay)
+    }
+
+    /// How an envelope travels by relays: to whom, by which road, and wrapped.
+    pub(super) fn wrap(&self, envelope: &Envelope) -> Option<Outgoing> {
+        let (ways, Destination::Agent(agent)) = (self.ways.as_ref()?, &envelope.to) else {
+            return None;
+        };
+        let (relay, _) = ways.through(agent, None)?;
+        let road = self.peers.get(&relay).and_then(|peer| self.direct_road(peer))?;
+        let frame = RouterFrame::Relay {
+            hops: ways.relays.max_hops,
+            origin: ways.relays.agent.clone(),
+            destination: agent.clone(),
+            frame: envelope.frame.clone(),
+        };
+        let envelope = Envelope {
+            to: relay.into(),
+            frame: frame.encode(),
+            ..envelope.clone()
+        };
+        Some(Outgoing { road, envelope })
+    }
+
+    /// Makes links by relays of the ways that there are.
+    fn follow_ways(&mut self, now: Duration) {
+        let Some(ways) = &self.ways else { return };
+        let road = self.relay_road();
+        let linked: Vec<AgentId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.roads[road].is_linked())
+            .map(|(agent, _)| agent.clone())
+            .collect();
+        // Relays are for those whom no road of this agent's own reaches.
+        let is_near = |agent: &AgentId| {
+            self.peers
+                .get(agent)
+                .is_some_and(|peer| self.direct_road(peer).is_some())
+        };
+        let reached: Vec<AgentId> = ways.reached().filter(|agent| !is_near(agent)).cloned().collect();
+        for agent in linked.iter().filter(|agent| !reached.contains(agent)) {
+            self.on_link_down(road, agent, DownReason::Network, now);
+        }
+        for agent in reached.iter().filter(|agent| !linked.contains(agent)) {
+            self.on_link_up(road, agent, now);
+        }
+    }
+
+    /// Says to those who want to know whom this agent reaches.
+    fn announce(&mut self, now: Duration) {
+        if self.ways.is_none() {
+            return;
+        }
+        let relay_road = self.relay_road();
+        let direct = |peer: &Peer| {
+            peer.roads
+                .iter()
+                .enumerate()
+                .any(|(road, health)| road != relay_road && health.is_linked())
+        };
+        let linked: Vec<AgentId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| direct(peer))
+            .map(|(agent, _)| agent.clone())
+            .collect();
+        let Some(ways) = &mut self.ways else { return };
+        ways.expire(now);
+        for (listener, names) in ways.announce(&linked, now) {
+            if let Some(road) = self.peers.get(&listener).and_then(|peer| self.direct_road(peer)) {
+                self.send_own(road, listener, &RouterFrame::Reach(names));
+            }
+        }
+        self.follow_ways(now);
+    }
+
+    fn refuse(&mut self, peer: AgentId, reason: &'static str, detail: &str) {
+        self.metrics.refused += 1;
+        self.events.push_back(TransportEvent::Refused {
+            peer: Some(peer),
+            reason,
+            detail: detail.to_owned(),
+        });
     }
 
     fn on_link_up(&mut self, road: usize, agent: &AgentId, now: Duration) {
@@ -373,6 +579,9 @@ impl Table {
         }
         self.changed = true;
         self.due = Duration::ZERO;
+        if let Some(ways) = self.ways.as_mut().filter(|_| is_new) {
+            ways.announce_soon(now);
+        }
         if let Some(changed) = changed {
             self.on_changed(agent, road, changed);
         }
@@ -385,6 +594,17 @@ impl Table {
         let changed = peer.roads[road].link_down(now);
         if peer.answers_by == Some(road) {
             peer.answers_by = None;
+        }
+        let relay_road = self.names.len() - 1;
+        let direct = |(other, health): (usize, &Health)| other != relay_road && health.is_linked();
+        if road != relay_road
+            && !peer.roads.iter().enumerate().any(direct)
+            && let Some(ways) = &mut self.ways
+        {
+            // Nobody is reached through it any more; its links follow at the next turn.
+            ways.gone(agent);
+            ways.announce_soon(now);
+            self.due = Duration::ZERO;
         }
         let mut left = peer
             .roads
@@ -523,12 +743,10 @@ impl Table {
             peer.unlinked_since
                 .is_none_or(|since| now < since + FORGOTTEN_AFTER)
         });
-        self.due = self
-            .peers
-            .values()
-            .filter_map(Peer::next_timeout)
-            .min()
-            .unwrap_or(Duration::MAX);
+        self.announce(now);
+        let peers = self.peers.values().filter_map(Peer::next_timeout);
+        let ways = self.ways.as_ref().map(Ways::next_timeout);
+        self.due = peers.chain(ways).min().unwrap_or(Duration::MAX);
     }
 
     fn send_copies(&mut self, agent: &AgentId, now: Duration) {
@@ -600,7 +818,17 @@ impl Table {
     }
 
     /// What the roads say of their links, with what is thought of them.
-    pub(super) fn links(&self, of_roads: Vec<Vec<LinkStatus>>) -> Vec<LinkStatus> {
+    pub(super) fn links(&self, mut of_roads: Vec<Vec<LinkStatus>>) -> Vec<LinkStatus> {
+        if self.ways.is_some() {
+            let road = self.relay_road();
+            let by_relay = self.peers.iter().filter(|(_, peer)| peer.roads[road].is_linked());
+            let status = |agent: &AgentId| {
+                let mut status = LinkStatus::new(agent.clone(), LinkState::Up);
+                status.path = Some(Path::Relayed);
+                status
+            };
+            of_roads.push(by_relay.map(|(agent, _)| status(agent)).collect());
+        }
         let mut links: BTreeMap<AgentId, LinkStatus> = BTreeMap::new();
         for (road, statuses) in of_roads.into_iter().enumerate() {
             for status in statuses {
