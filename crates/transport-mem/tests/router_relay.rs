@@ -1,7 +1,7 @@
 //! Peers with unlike roads, and one that passes frames on. Falsified by a message that does not arrive where a relay could
 //! carry it, by one that arrives where it was not allowed, by a frame that circles.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use std::{
     collections::BTreeMap,
