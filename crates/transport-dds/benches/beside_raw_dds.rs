@@ -168,10 +168,18 @@ mod linux {
             }
             to
         });
-        for _ in 0..MESSAGES {
-            next(&questions).await;
+        // It may lose some: its acknowledgements stand for what its cache then throws away.
+        let (mut arrived, mut last) = (0, started);
+        while arrived < MESSAGES
+            && let Ok(_) = tokio::time::timeout(Duration::from_millis(500), next(&questions)).await
+        {
+            arrived += 1;
+            last = Instant::now();
         }
-        let rate = MESSAGES as f64 / started.elapsed().as_secs_f64();
+        let rate = arrived as f64 / (last - started).as_secs_f64();
+        if arrived < MESSAGES {
+            println!("rustdds lost {} of {MESSAGES} samples", MESSAGES - arrived);
+        }
         drop(writing.await.unwrap());
         (rate, trips[TRIPS / 2])
     }
