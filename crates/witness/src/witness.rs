@@ -26,8 +26,8 @@ const QUEUE: usize = 65_536;
 /// Checkpoints to give away that are kept, so that a peer that missed some can be shown each step.
 const TIPS: usize = 64;
 
-/// Events that the writer takes in one go, before it writes them and looks at the clock.
-const BATCH: usize = 256;
+/// Batches of events that the writer takes in one go, before it writes them and looks at the clock.
+const BATCH: usize = 1_024;
 
 /// Events that wait when the writer is called; until then it comes by itself.
 const HURRY: u64 = 1_024;
@@ -398,17 +398,16 @@ impl Shared {
             let mut core = lock(&self.core);
             let mut taken = 0;
             loop {
+                for (at, entries) in self.records() {
+                    core.take(at, &entries, facts);
+                    taken += entries.len() as u64;
+                }
                 // A statement of its own, so that the queue is free meanwhile.
-                let next = lock(&self.queue).jobs.pop_front();
+                let next = lock(&self.queue)
+                    .jobs
+                    .pop_front_if(|job| !matches!(job, Job::Record(..)));
                 match next {
                     None => break,
-                    Some(Job::Record(at, entries)) => {
-                        core.take(at, &entries, facts);
-                        taken += entries.len() as u64;
-                        if taken >= BATCH as u64 {
-                            break;
-                        }
-                    }
                     Some(job) => {
                         core.write(std::mem::take(&mut taken), facts);
                         match job {
@@ -482,6 +481,19 @@ impl Shared {
         (core, done)
     }
 
+    /// Takes events from the head of the queue, up to the first job that is something else. Whoever calls it holds the core.
+    fn records(&self) -> Vec<(Timestamp, Vec<Entry>)> {
+        let mut queue = lock(&self.queue);
+        let mut records = Vec::new();
+        while records.len() < BATCH
+            && let Some(Job::Record(at, entries)) =
+                queue.jobs.pop_front_if(|job| matches!(job, Job::Record(..)))
+        {
+            records.push((at, entries));
+        }
+        records
+    }
+
     /// Writes the events at the head of the queue, if nobody else is at it. Whether that was all there is to do.
     fn help(&self) -> bool {
         let mut core = match self.core.try_lock() {
@@ -490,13 +502,7 @@ impl Shared {
             Err(TryLockError::WouldBlock) => return false,
         };
         let mut taken = 0;
-        let next = |queue: &mut Queue| queue.jobs.pop_front_if(|job| matches!(job, Job::Record(..)));
-        loop {
-            // A statement of its own, so that the queue is free meanwhile.
-            let job = next(&mut lock(&self.queue));
-            let Some(Job::Record(at, entries)) = job else {
-                break;
-            };
+        for (at, entries) in self.records() {
             core.take(at, &entries, &self.facts);
             taken += entries.len() as u64;
         }
