@@ -75,6 +75,20 @@ fn main() {
     witness.flush().unwrap();
     report("Witness::try_record, flushed", number, start.elapsed());
     println!("  {full} times the queue was full");
+    // As sessions do it: the events of one step together, and a hand in writing them.
+    let start = Instant::now();
+    let mut number = 0;
+    while start.elapsed() < TIME {
+        let step = (number..number + 64).map(|number| entry(&peer, number)).collect();
+        match witness.offer(step) {
+            Ok(()) => number += 64,
+            Err((NotRecorded::Full, _)) => std::thread::sleep(Duration::from_millis(1)),
+            Err((error, _)) => panic!("{error}"),
+        }
+        witness.help();
+    }
+    witness.flush().unwrap();
+    report("Witness::offer and help, flushed", number, start.elapsed());
     witness.close().unwrap();
     verify(dir.path(), &keys).unwrap();
 }
