@@ -149,7 +149,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 
 /// How to repeat the story that fails.
 fn judge(copy: &Path) -> Result<Option<String>> {
-    let program = |step: Step| step.env("CARGO_TARGET_DIR", target()).within(copy);
+    // Not ours: cargo would take what was built of the copy for what was built of the tree.
+    let builds = target().join("mutants-build");
+    let program = |step: Step| step.env("CARGO_TARGET_DIR", &builds).within(copy);
     let (built, output) = program(cargo([
         "build",
         "--quiet",
@@ -162,7 +164,7 @@ fn judge(copy: &Path) -> Result<Option<String>> {
     if !built {
         return Err(format!("it does not build:\n{output}").into());
     }
-    let chaos = target().join("chaos/ifmesh-chaos");
+    let chaos = builds.join("chaos/ifmesh-chaos");
     let step = Step::new(chaos).args([
         "--quick", "--seed", "1", "--cases", CASES, "--kind", "router", "--kind", "session",
     ]);
