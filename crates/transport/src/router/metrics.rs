@@ -14,6 +14,8 @@ pub struct RouterMetrics {
     pub copies_over_budget: u64,
     /// Copies that a road's full queue did not take, while another road took the envelope.
     pub copies_skipped: u64,
+    /// Frames that had come by another road a moment before, and went no further.
+    pub copies_received: u64,
     /// Times that first attempts to a peer moved to a road further down the order.
     pub failovers: u64,
     /// Times that they moved back up.

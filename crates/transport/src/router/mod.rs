@@ -27,6 +27,7 @@ mod frame;
 mod health;
 mod metrics;
 mod policy;
+mod recent;
 mod relay;
 mod table;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::{
     copies::Copies,
     frame::{Parsed, RouterFrame},
     health::{Changed, Health},
+    recent::Recent,
     relay::Ways,
 };
 use crate::{
@@ -89,6 +90,7 @@ struct Peer {
     answers_by: Option<usize>,
     transmissions: VecDeque<Transmission>,
     copies: Copies,
+    recent: Recent,
     unlinked_since: Option<Duration>,
 }
 
@@ -335,6 +337,10 @@ impl Table {
         match RouterFrame::parse(&frame) {
             Parsed::Session => {
                 if let Some(peer) = self.peers.get_mut(&from) {
+                    if peer.recent.has_come(&frame, road, now) {
+                        self.metrics.copies_received += 1;
+                        return;
+                    }
                     peer.answers_by = Some(road);
                 }
                 self.events.push_back(TransportEvent::Frame {
@@ -875,6 +881,7 @@ impl Peer {
             answers_by: None,
             transmissions: VecDeque::new(),
             copies: Copies::default(),
+            recent: Recent::default(),
             unlinked_since: None,
         }
     }
