@@ -83,9 +83,10 @@ pub async fn best_effort_never_waits(fixture: &mut dyn Fixture) -> Result<(), Fa
     if net.medium_loses() {
         net.ensure(arrived > 0, "some of the frames to arrive", "none")?;
     } else {
-        let expected = format!("arrived and dropped to be {SENT} together, for each copy");
+        let expected =
+            format!("arrived and dropped to be {SENT} together, and no more than that for each copy");
         net.ensure(
-            counted == SENT * net.copies(),
+            counted == SENT || net.copies() > 1 && (1..=SENT * net.copies()).contains(&counted),
             expected,
             format!("{arrived} arrived, {} dropped", counted - arrived),
         )?;
