@@ -220,3 +220,44 @@ fn what_is_wrong_with_a_configuration_is_said() {
         stderr(&output)
     );
 }
+
+/// Falsified by a message about which `config check` says something else than the file does.
+#[test]
+fn config_check_explains_what_would_happen() {
+    let folder = tempfile::tempdir().unwrap();
+    let swarm = folder.path().join("swarm");
+    let made = run(&["init", swarm.to_str().unwrap(), "--transport", "webrtc,dds"]);
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
+    let config = swarm.join("agent-1.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let rule = "[[router.rule]]\nname = \"alarms\"\nperformative = [\"x-alarm\"]\npolicy = \"fan-out\"\n\n[transport.webrtc]";
+    std::fs::write(&config, text.replace("[transport.webrtc]", rule)).unwrap();
+    let config = config.to_str().unwrap();
+    let ask = |message: &str| stdout(&run(&["config", "check", "--config", config, message]));
+    let alarm = ask(r#"{"to":"agent-2","performative":"x-alarm","payload":{}}"#);
+    assert!(
+        alarm.contains("\"alarms\" decides") && alarm.contains("Fan-out"),
+        "{alarm}"
+    );
+    let other = ask(r#"{"to":"agent-2","performative":"inform","payload":{}}"#);
+    assert!(
+        other.contains("No rule matches") && other.contains("goes by webrtc while that is up"),
+        "{other}"
+    );
+    let stranger = ask(r#"{"to":"agent-9","payload":{}}"#);
+    assert!(stranger.contains("No key is known"), "{stranger}");
+    // A name that is nearly right.
+    let text = std::fs::read_to_string(config).unwrap();
+    std::fs::write(
+        config,
+        text.replace("policy = \"failover\"", "polcy = \"failover\""),
+    )
+    .unwrap();
+    let wrong = run(&["config", "check", "--config", config]);
+    assert_eq!(code(&wrong), 2);
+    assert!(
+        stderr(&wrong).contains("did you mean `policy`?"),
+        "{}",
+        stderr(&wrong)
+    );
+}

@@ -45,6 +45,43 @@ fn five_processes_exchange_every_message_once() {
 }
 
 #[test]
+fn the_same_over_dds_and_through_the_relay() {
+    for transport in ["dds", "relay"] {
+        let account = account(&["--transport", transport]);
+        assert_eq!(
+            (&account["connections"], &account["delivered"]),
+            (&10.into(), &82.into())
+        );
+        assert_eq!((&account["lost"], &account["duplicates"]), (&0.into(), &0.into()));
+    }
+}
+
+/// Falsified by a pair that lost WebRTC and did not move to DDS, or did not come back; and by what was lost or doubled meanwhile.
+#[test]
+fn a_road_that_falls_silent_is_left_and_taken_again() {
+    let account = account(&["--hybrid", "--repeat", "20"]);
+    assert_eq!((&account["lost"], &account["duplicates"]), (&0.into(), &0.into()));
+    let failovers = account["failovers"].as_array().unwrap();
+    // Two of five agents: seven pairs, both directions.
+    for (from, to) in [("webrtc", "dds"), ("dds", "webrtc")] {
+        let found = failovers
+            .iter()
+            .filter(|one| one["from"] == from && one["to"] == to);
+        assert!(found.count() >= 14, "{account:#}");
+    }
+    let members: BTreeSet<&str> = failovers[0]
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(
+        members,
+        "agent peer from to detect_ms gap_ms resent".split(' ').collect()
+    );
+}
+
+#[test]
 fn the_same_over_memory_a_hundred_times() {
     let account = account(&["--transport", "mem", "--repeat", "100"]);
     assert_eq!(account["sent"], 6_100);
