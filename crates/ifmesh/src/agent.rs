@@ -3,14 +3,14 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use ifmesh_transport::{
-    Clock, IfTransport, LinkObserver, Observer, PeerStatus, Receipt, Relays, Router, RouterError, Session,
-    SessionConfig, SessionMetrics, SubmitError, SystemClock, Taken,
+    Clock, IfTransport, LinkObserver, Observer, PeerKeys, PeerStatus, Receipt, Relays, Router, RouterError,
+    Session, SessionConfig, SessionMetrics, SubmitError, SystemClock, Taken,
 };
 use ifmsg::{AgentId, Destination, Draft, InvalidId, Performative, VerifiedMessage};
 
 use crate::{
     BackendContext, BackendError, Backends, Config, ConfigError, StateError, TransportTable, Witness,
-    backends::peer_keys, pins::PinKeeper, state::State, witness::Observers,
+    backends::Keys, pins::PinKeeper, state::State, witness::Observers,
 };
 
 /// An agent that is running. Ends when it is [closed](Self::close) or dropped.
@@ -165,13 +165,13 @@ impl Agent {
         }
         observers.extend(observer);
         let journal = state.into_journal()?;
-        let keys = peer_keys(trust.clone());
+        let keys = Keys::new(trust.clone());
         let context = |table: &TransportTable| BackendContext {
             road: table.name.clone(),
             agent: config.agent.clone(),
             identity: config.identity.clone(),
             epoch,
-            keys: keys.clone(),
+            keys: keys.clone() as Arc<dyn PeerKeys>,
             observer: witness.clone().map(|witness| witness as Arc<dyn LinkObserver>),
             clock: clock.clone(),
         };
@@ -182,7 +182,7 @@ impl Agent {
             through: wish.through,
             for_others: wish.for_others,
             max_hops: wish.max_hops,
-            keys: keys.clone(),
+            keys: keys.clone() as Arc<dyn PeerKeys>,
         });
         let only = if roads.len() == 1 && routing.relays.is_none() {
             roads.pop()
@@ -204,6 +204,7 @@ impl Agent {
         session.journal = Some(Box::new(journal));
         session.observer = Some(Arc::new(Observers(observers)));
         let session = Session::start(transport, session, clock, crate::random());
+        keys.follow(&session);
         Ok(Self {
             id: config.agent,
             session,

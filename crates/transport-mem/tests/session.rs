@@ -190,3 +190,23 @@ fn closing_lingers_for_what_is_on_its_way_and_tells_of_the_rest() {
     })
     .unwrap();
 }
+
+/// Falsified by a transport that is told what was trusted at the start, and not what is trusted now.
+#[test]
+fn transports_are_told_whom_the_session_trusts_now() {
+    use ifmesh_transport::PeerTrust;
+    use ifmsg::{AgentId, Permissions};
+
+    simulate(9, async |mesh| {
+        let agents = mesh.agents(["alice", "bob"]).unwrap();
+        let session = agents.session("alice").unwrap();
+        let (keys, carol) = (session.keys(), AgentId::new("carol").unwrap());
+        let key = *mesh.identity("carol").public_key();
+        assert_eq!(keys.trust(&carol), PeerTrust::Refuse);
+        session
+            .change_trust(|trust| trust.bind(carol.clone(), key, Permissions::ALL))
+            .unwrap();
+        assert_eq!(keys.trust(&carol), PeerTrust::Key(key));
+    })
+    .unwrap();
+}

@@ -1,4 +1,4 @@
-use ifmsg::{AgentId, PublicKey};
+use ifmsg::{AgentId, PublicKey, TrustPolicy, TrustStore};
 
 /// Which key a transport holds a peer to before it calls their link up. Asked anew for each handshake, from the transport's
 /// own tasks: must answer at once.
@@ -26,4 +26,20 @@ pub enum PeerTrust {
     AcceptClaimed,
     /// No link with this agent, in either direction.
     Refuse,
+}
+
+impl PeerTrust {
+    /// What a trust store says. A link proves a key and no more: the session decides by each message's own signature.
+    pub fn of(trust: &TrustStore, peer: &AgentId) -> Self {
+        match trust.binding(peer) {
+            Some(binding) => Self::Key(binding.key),
+            None => match trust.policy() {
+                TrustPolicy::Allowlist => Self::Refuse,
+                TrustPolicy::Tofu => Self::AcceptClaimed,
+                TrustPolicy::SelfCertifying => {
+                    PublicKey::from_did_key(peer.as_str()).map_or(Self::Refuse, Self::Key)
+                }
+            },
+        }
+    }
 }

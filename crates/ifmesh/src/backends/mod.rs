@@ -5,11 +5,15 @@ mod relay;
 mod road;
 mod webrtc;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
-use ifmesh_transport::{Clock, IfTransport, LinkObserver, PeerKeys, PeerTrust, Road};
-use ifmsg::{AgentId, Identity, PublicKey, TrustPolicy, TrustStore};
+use ifmesh_transport::{Clock, IfTransport, LinkObserver, PeerKeys, PeerTrust, Road, Session};
+use ifmsg::{AgentId, Identity, TrustStore};
 
 pub use dds::Dds;
 pub use relay::{Relay, RelaySection};
@@ -197,18 +201,33 @@ impl Backends {
     }
 }
 
-/// Whom to link with. A link proves a key and no more: the session decides by each message's own signature.
-pub(crate) fn peer_keys(trust: TrustStore) -> Arc<dyn PeerKeys> {
-    Arc::new(move |peer: &AgentId| match trust.binding(peer) {
-        Some(binding) => PeerTrust::Key(binding.key),
-        None => match trust.policy() {
-            TrustPolicy::Allowlist => PeerTrust::Refuse,
-            TrustPolicy::Tofu => PeerTrust::AcceptClaimed,
-            TrustPolicy::SelfCertifying => {
-                PublicKey::from_did_key(peer.as_str()).map_or(PeerTrust::Refuse, PeerTrust::Key)
-            }
-        },
-    })
+/// Whom to link with: what the trust file says until the session is there, and from then on what the session says, which learns
+/// and can be told otherwise.
+pub(crate) struct Keys {
+    first: TrustStore,
+    live: OnceLock<Arc<dyn PeerKeys>>,
+}
+
+impl Keys {
+    pub(crate) fn new(first: TrustStore) -> Arc<Self> {
+        Arc::new(Self {
+            first,
+            live: OnceLock::new(),
+        })
+    }
+
+    pub(crate) fn follow(&self, session: &Session) {
+        let _ = self.live.set(session.keys());
+    }
+}
+
+impl PeerKeys for Keys {
+    fn trust(&self, peer: &AgentId) -> PeerTrust {
+        match self.live.get() {
+            Some(live) => live.trust(peer),
+            None => PeerTrust::of(&self.first, peer),
+        }
+    }
 }
 
 /// Reads a table into what a backend wants.

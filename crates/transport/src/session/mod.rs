@@ -58,7 +58,7 @@ pub use event::{Journal, JournalError, Keepalive, Observer, ObserverError, Sessi
 pub use metrics::{PeerStatus, SessionMetrics};
 pub use outcome::{NotAcknowledged, Outcome, Receipt, Refusal, SubmitError};
 
-use crate::{Clock, IfTransport, Lane, SendError};
+use crate::{Clock, IfTransport, Lane, PeerKeys, PeerTrust, SendError};
 use machine::{InboxItem, Machine};
 
 /// How soon a session looks again whether what it has to acknowledge is safe.
@@ -263,6 +263,17 @@ impl Session {
     /// A copy of the trust store as it is now, learnt bindings included.
     pub fn trust(&self) -> TrustStore {
         self.shared.machine().trust().clone()
+    }
+
+    /// The trust store as it is whenever it is asked, for transports: what is withdrawn later counts. After the session's end
+    /// nobody is trusted.
+    pub fn keys(&self) -> Arc<dyn PeerKeys> {
+        // Weak: the session holds its transport, which holds these.
+        let shared = Arc::downgrade(&self.shared);
+        Arc::new(move |peer: &AgentId| match shared.upgrade() {
+            Some(shared) => PeerTrust::of(shared.machine().trust(), peer),
+            None => PeerTrust::Refuse,
+        })
     }
 
     /// Changes the trust store: binds, revokes, rotates.
