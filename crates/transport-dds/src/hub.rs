@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ifmesh_transport::{Clock, DownReason, PeerKeys, PeerTrust, TransportEvent};
+use ifmesh_transport::{Clock, DownReason, PeerKeys, PeerTrust, SharedRandom, TransportEvent};
 use ifmsg::{AgentId, PublicKey};
 use rand_core::Rng as _;
 use tokio::{
@@ -22,7 +22,6 @@ use crate::{
     engine::{Engine, Inputs, Writers},
     link::{Common, Link, until},
     meter::Meter,
-    random::SharedRandom,
     statement::{Guid, Hello, Said, Signed},
     wire::{Frame, Kind, Presence},
 };

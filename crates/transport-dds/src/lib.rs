@@ -53,7 +53,6 @@ mod hub;
 mod link;
 mod meter;
 mod queues;
-mod random;
 mod statement;
 mod transport;
 mod warning;

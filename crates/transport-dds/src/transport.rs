@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use ifmesh_transport::{
     Capabilities, Clock, CloseError, Closed, Envelope, IfTransport, Lane, LinkStatus, SendError,
-    TransportEvent,
+    SharedRandom, TransportEvent,
 };
 use ifmsg::{AgentId, Destination};
 use rand_core::{CryptoRng, Rng as _};
@@ -29,7 +29,6 @@ use crate::{
     hub::{Hub, ToBus},
     link::Common,
     queues::{Events, Queued},
-    random::SharedRandom,
     statement::VERSION,
     wire::Presence,
 };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ifmesh_signaling::{AgentInfo, Client, ErrorCode, Event, RelayFrame, RelayTerms};
-use ifmesh_transport::{Clock, DownReason, LinkNotice, PeerTrust};
+use ifmesh_transport::{Clock, DownReason, LinkNotice, PeerTrust, SharedRandom};
 use ifmsg::{AgentId, PublicKey, Timestamp};
 use tokio::{
     sync::{Notify, watch},
@@ -17,7 +17,6 @@ use tokio::{
 use crate::{
     config::RelayConfig,
     hello,
-    random::SharedRandom,
     state::{Outgoing, State},
     wire::Body,
 };

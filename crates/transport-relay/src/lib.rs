@@ -56,7 +56,6 @@ mod hello;
 mod hub;
 mod link;
 mod outbound;
-mod random;
 mod state;
 mod transport;
 mod wire;

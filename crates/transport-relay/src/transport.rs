@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use ifmesh_signaling::{Client, ClientConfig, Event, SocketRole};
 use ifmesh_transport::{
     Capabilities, Clock, CloseError, Closed, Envelope, IfTransport, Lane, LinkStatus, MAX_CHUNKED_FRAME,
-    SendError, TransportEvent,
+    SendError, SharedRandom, TransportEvent,
 };
 use ifmsg::{AgentId, Destination};
 use rand_core::CryptoRng;
@@ -20,7 +20,6 @@ use crate::{
     config::RelayConfig,
     error::StartError,
     hub::{Hub, Shared},
-    random::SharedRandom,
     state::State,
 };
 

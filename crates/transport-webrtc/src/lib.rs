@@ -66,7 +66,6 @@ mod negotiation;
 mod notices;
 mod pacing;
 mod peer;
-mod random;
 #[cfg(test)]
 mod tests;
 mod transport;

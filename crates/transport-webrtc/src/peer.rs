@@ -14,7 +14,7 @@ use ifmesh_signaling::{
     IceCandidate, IceServers, Role, SessionId, Sha256Digest, Signal, SignalSender, SignedDescription,
     VerifiedDescription, sign_description, verify_description,
 };
-use ifmesh_transport::{Clock, DownReason, LinkNotice, PeerTrust, TransportEvent};
+use ifmesh_transport::{Clock, DownReason, LinkNotice, PeerTrust, SharedRandom, TransportEvent};
 use ifmsg::{AgentId, PublicKey};
 use rand_core::Rng as _;
 use tokio::{
@@ -32,7 +32,6 @@ use crate::{
     hello::Facts,
     negotiation::{Action, Attempt, Input, Negotiation, RefusedOffer},
     notices::Notices,
-    random::SharedRandom,
 };
 
 /// How long a description waits for the signaling server.

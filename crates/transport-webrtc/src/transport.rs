@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use ifmesh_signaling::{Client, ClientConfig, Event};
 use ifmesh_transport::{
     Capabilities, Clock, CloseError, Closed, Envelope, IfTransport, Lane, LinkNotice, LinkStatus, SendError,
-    TransportEvent,
+    SharedRandom, TransportEvent,
 };
 use ifmsg::{AgentId, Destination};
 use rand_core::CryptoRng;
@@ -29,7 +29,6 @@ use crate::{
     hub::Hub,
     notices::Notices,
     peer::Common,
-    random::SharedRandom,
 };
 
 /// Links to every trusted agent that a signaling server knows, over WebRTC data channels.

@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod link;
 mod notice;
+mod random;
 mod router;
 mod session;
 mod trust;
@@ -30,6 +31,7 @@ pub use error::{CloseError, Closed, SendError};
 pub use event::{DownReason, RoadChange, RoadHealth, TransportEvent};
 pub use link::{Capabilities, LinkState, LinkStatus, Path, RoadStatus};
 pub use notice::{LinkNotice, LinkObserver};
+pub use random::SharedRandom;
 pub use router::{
     HealthConfig, Match, Plan, Policy, Relays, Road, Router, RouterConfig, RouterError, RouterMetrics, Rule,
     Rules,

@@ -178,11 +178,13 @@ impl Health {
         self.judge(RoadHealth::Down, "link-down")
     }
 
-    /// It is the only road that is left: there is no choice, and nothing to wait for.
+    /// It is the only road that is left: there is no choice, nobody asks it anything, and it is taken at its link's word.
     pub(super) fn is_alone(&mut self) -> Option<Changed> {
-        if !self.linked || self.probation.take().is_none() {
+        if !self.linked {
             return None;
         }
+        self.probation = None;
+        self.doubt = None;
         self.judge(RoadHealth::Up, "only-road")
     }
 

@@ -181,6 +181,18 @@ fn from_degraded_any_proof_leads_back_from_down_only_probation() {
     );
 }
 
+/// Falsified by a road that was called down beside another one, and stays so when it is the only one and carries everything.
+#[test]
+fn the_last_road_is_taken_at_its_word() {
+    let mut road = road();
+    road.overdue(ms(900), ms(1_000));
+    pass(&mut road, 1_000, 1_600, None);
+    assert_eq!(road.verdict(), Down);
+    assert_eq!(road.is_alone().map(|changed| changed.to), Some(Up));
+    road.link_down(ms(2_000));
+    assert_eq!(road.is_alone(), None);
+}
+
 #[test]
 fn a_standstill_of_this_process_is_nobody_elses_fault() {
     let mut road = road();

@@ -1,16 +1,18 @@
 use std::{
     convert::Infallible,
+    fmt,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use rand_core::{CryptoRng, TryCryptoRng, TryRng};
 
-/// The one random source that was handed in, for all tasks.
+/// One random source for all tasks of a transport. Cheap to clone; all clones draw from the same source, each in turn.
 #[derive(Clone)]
-pub(crate) struct SharedRandom(Arc<Mutex<Box<dyn CryptoRng + Send>>>);
+pub struct SharedRandom(Arc<Mutex<Box<dyn CryptoRng + Send>>>);
 
 impl SharedRandom {
-    pub(crate) fn new(random: Box<dyn CryptoRng + Send>) -> Self {
+    /// Shares a source.
+    pub fn new(random: Box<dyn CryptoRng + Send>) -> Self {
         Self(Arc::new(Mutex::new(random)))
     }
 
@@ -37,3 +39,9 @@ impl TryRng for SharedRandom {
 }
 
 impl TryCryptoRng for SharedRandom {}
+
+impl fmt::Debug for SharedRandom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedRandom")
+    }
+}
