@@ -659,7 +659,7 @@ impl Sender<'_> {
 }
 
 /// How long a goodbye may take to arrive.
-const GOODBYE_PATIENCE: Duration = Duration::from_millis(300);
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
 
 fn cost(frame: &Frame) -> u64 {
     frame.payload.len() as u64 + SAMPLE_COST
