@@ -48,6 +48,11 @@ const VERBS: &[Verb] = &[
         mutants::run,
     ),
     (
+        "soak",
+        "ten minutes of healthy load with all cores busy: no traffic may leave its road; or so many minutes",
+        soak,
+    ),
+    (
         "fuzz-smoke",
         "replay the fuzz corpora on the properties that fuzzing checks",
         fuzz_smoke,
@@ -180,6 +185,21 @@ fn chaos(arguments: &[String]) -> Result<()> {
     cargo(["run", "--profile", "chaos", "-p", "ifmesh-chaos", "--"])
         .args(arguments)
         .run()
+}
+
+fn soak(arguments: &[String]) -> Result<()> {
+    cargo([
+        "run",
+        "--profile",
+        "chaos",
+        "-p",
+        "ifmesh-chaos",
+        "--example",
+        "soak",
+        "--",
+    ])
+    .args(arguments)
+    .run()
 }
 
 fn fuzz_smoke(_: &[String]) -> Result<()> {
