@@ -231,26 +231,28 @@ impl Table {
         if number == 0 {
             return;
         }
-        if let Some(known) = peer
-            .transmissions
-            .back_mut()
-            .filter(|known| known.number == number)
-        {
-            if known.roads & bit(road) == 0 {
-                known.roads |= bit(road);
-                self.metrics.copies += 1;
-                self.metrics.copied_bytes += size;
+        let at = match peer.transmission(number) {
+            Ok(known) => {
+                let known = &mut peer.transmissions[known];
+                if known.roads & bit(road) == 0 {
+                    known.roads |= bit(road);
+                    self.metrics.copies += 1;
+                    self.metrics.copied_bytes += size;
+                }
+                return;
             }
-            return;
-        }
-        if peer.transmissions.len() == MOST_TRANSMISSIONS {
-            peer.transmissions.pop_front();
-        }
-        peer.transmissions.push_back(Transmission {
+            Err(at) => at,
+        };
+        let transmission = Transmission {
             number,
             roads: bit(road),
             at: now,
-        });
+        };
+        // Nearly always the last one; another lane's may have overtaken it.
+        peer.transmissions.insert(at, transmission);
+        if peer.transmissions.len() > MOST_TRANSMISSIONS {
+            peer.transmissions.pop_front();
+        }
         if let Policy::Hedged { budget_permille } = self.rules.plan(envelope.route.class).policy
             && envelope.attempt == 1
             && let Some(due) = peer.copies.plan(envelope, budget_permille, now)
@@ -279,10 +281,7 @@ impl Table {
             Feedback::Arrived { transmission, .. } | Feedback::Overdue { transmission } => transmission,
         };
         peer.copies.settle(number);
-        let Ok(at) = peer
-            .transmissions
-            .binary_search_by_key(&number, |known| known.number)
-        else {
+        let Ok(at) = peer.transmission(number) else {
             return;
         };
         let Transmission { roads, at: sent, .. } = peer.transmissions[at];
@@ -777,10 +776,7 @@ impl Table {
                 self.metrics.copies_over_budget += 1;
                 continue;
             }
-            if let Ok(at) = peer
-                .transmissions
-                .binary_search_by_key(&envelope.route.transmission, |known| known.number)
-            {
+            if let Ok(at) = peer.transmission(envelope.route.transmission) {
                 peer.transmissions[at].roads |= bit(road);
             }
             self.metrics.copies += 1;
@@ -913,12 +909,16 @@ impl Peer {
         others.for_each(|(_, health)| health.ask(since));
     }
 
+    /// Where a transmission is, or where it belongs: they are sorted by number.
+    fn transmission(&self, number: u64) -> Result<usize, usize> {
+        self.transmissions
+            .binary_search_by_key(&number, |known| known.number)
+    }
+
     /// The roads that a transmission took.
     fn roads_of(&self, number: u64) -> Roads {
-        let found = self
-            .transmissions
-            .binary_search_by_key(&number, |known| known.number);
-        found.map_or(0, |at| self.transmissions[at].roads)
+        self.transmission(number)
+            .map_or(0, |at| self.transmissions[at].roads)
     }
 
     fn next_timeout(&self) -> Option<Duration> {
