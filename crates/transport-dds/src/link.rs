@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use ifmesh_transport::{Assembler, ChunkLimits, DownReason, Lane, Splitter, TransportEvent};
+use ifmesh_transport::{Assembler, ChunkLimits, DownReason, Events, Lane, Splitter, TransportEvent};
 use ifmsg::{AgentId, Identity, PublicKey};
 use tokio::{
     sync::{mpsc, watch},
@@ -26,7 +26,7 @@ use crate::{
     board::{Board, count},
     config::DdsLimits,
     engine::Writers,
-    queues::{Events, Loose, Outbound, Waiting},
+    queues::{Loose, Outbound, Waiting},
     statement::{Alive, Hello, Said},
     wire::{Frame, Kind},
 };

@@ -9,11 +9,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use ifmesh_transport::TransportEvent;
+use ifmesh_transport::{LEAST_CHARGE, charge};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
-
-/// Least charge for a frame, in bytes; bounds the number of frames that wait.
-const LEAST_CHARGE: usize = 1_024;
 
 /// Frames on their way into one link.
 #[derive(Debug)]
@@ -142,51 +139,4 @@ impl Loose {
     fn queue(&self) -> MutexGuard<'_, LooseQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The way to `recv`, bounded in bytes and in number.
-#[derive(Debug, Clone)]
-pub(crate) struct Events {
-    queue: mpsc::Sender<Queued>,
-    room: Arc<Semaphore>,
-    most: usize,
-}
-
-/// An event, and the room that it takes up until it is read.
-#[derive(Debug)]
-pub(crate) struct Queued {
-    pub(crate) event: TransportEvent,
-    _room: Option<OwnedSemaphorePermit>,
-}
-
-impl Events {
-    pub(crate) fn new(bytes: usize) -> (Self, mpsc::Receiver<Queued>) {
-        let most = bytes.clamp(64 * LEAST_CHARGE, u32::MAX as usize);
-        let (queue, events) = mpsc::channel(most / LEAST_CHARGE);
-        let room = Arc::new(Semaphore::new(most));
-        (Self { queue, room, most }, events)
-    }
-
-    /// Waits while too much is unread. Errors do not matter: nobody will read again.
-    pub(crate) async fn push(&self, event: TransportEvent) {
-        let room = match &event {
-            TransportEvent::Frame { frame, .. } => {
-                let charge = charge(frame.len(), self.most);
-                Arc::clone(&self.room).acquire_many_owned(charge).await.ok()
-            }
-            _ => None,
-        };
-        let _ = self.queue.send(Queued { event, _room: room }).await;
-    }
-
-    /// Only if there is plenty of room: what strangers can cause must not get into the way of frames.
-    pub(crate) fn offer_aside(&self, event: TransportEvent) {
-        if self.queue.capacity() > self.queue.max_capacity() / 2 {
-            let _ = self.queue.try_send(Queued { event, _room: None });
-        }
-    }
-}
-
-fn charge(len: usize, most: usize) -> u32 {
-    u32::try_from(len.max(LEAST_CHARGE).min(most)).unwrap_or(u32::MAX)
 }

@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use futures::future::join_all;
 use ifmesh_transport::{
-    Capabilities, Clock, CloseError, Closed, Envelope, IfTransport, Lane, LinkStatus, SendError,
-    SharedRandom, TransportEvent,
+    Capabilities, Clock, CloseError, Closed, Envelope, Events, IfTransport, Lane, LinkStatus, Queued,
+    SendError, SharedRandom, TransportEvent,
 };
 use ifmsg::{AgentId, Destination};
 use rand_core::{CryptoRng, Rng as _};
@@ -28,7 +28,6 @@ use crate::{
     error::StartError,
     hub::{Hub, ToBus},
     link::Common,
-    queues::{Events, Queued},
     statement::VERSION,
     wire::Presence,
 };

@@ -14,7 +14,7 @@ use ifmesh_signaling::{
     IceCandidate, IceServers, Role, SessionId, Sha256Digest, Signal, SignalSender, SignedDescription,
     VerifiedDescription, sign_description, verify_description,
 };
-use ifmesh_transport::{Clock, DownReason, LinkNotice, PeerTrust, SharedRandom, TransportEvent};
+use ifmesh_transport::{Clock, DownReason, Events, LinkNotice, PeerTrust, SharedRandom, TransportEvent};
 use ifmsg::{AgentId, PublicKey};
 use rand_core::Rng as _;
 use tokio::{
@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     awaited::awaited,
-    board::{Board, Events, Wish, count},
+    board::{Board, Wish, count},
     config::{MeshMode, WebRtcConfig},
     connection::{Connection, Order, Report},
     engine::{self, Candidate, EngineConfig, MAX_CANDIDATES},

@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use ifmesh_signaling::{Client, ClientConfig, Event};
 use ifmesh_transport::{
-    Capabilities, Clock, CloseError, Closed, Envelope, IfTransport, Lane, LinkNotice, LinkStatus, SendError,
-    SharedRandom, TransportEvent,
+    Capabilities, Clock, CloseError, Closed, Envelope, Events, IfTransport, Lane, LinkNotice, LinkStatus,
+    Queued, SendError, SharedRandom, TransportEvent,
 };
 use ifmsg::{AgentId, Destination};
 use rand_core::CryptoRng;
@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     awaited::awaited,
-    board::{Board, Events, Outbound, Queued, Wish},
+    board::{Board, Outbound, Wish},
     config::{MAX_FRAME, WebRtcConfig},
     error::StartError,
     hub::Hub,

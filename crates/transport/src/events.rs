@@ -1,0 +1,63 @@
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::TransportEvent;
+
+/// Least charge for a frame that waits, in bytes; bounds the number of frames.
+pub const LEAST_CHARGE: usize = 1_024;
+
+/// The way of events to a backend's `recv`, bounded in bytes and in number. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Events {
+    queue: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
+    most: usize,
+}
+
+/// An event, and the room that it takes up until it is read.
+#[derive(Debug)]
+pub struct Queued {
+    /// The event.
+    pub event: TransportEvent,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Events {
+    /// Both ends of a queue for frames of so many bytes, at least 64 times [`LEAST_CHARGE`].
+    pub fn new(bytes: usize) -> (Self, mpsc::Receiver<Queued>) {
+        let most = bytes.clamp(64 * LEAST_CHARGE, u32::MAX as usize);
+        let (queue, events) = mpsc::channel(most / LEAST_CHARGE);
+        let room = Arc::new(Semaphore::new(most));
+        (Self { queue, room, most }, events)
+    }
+
+    /// Waits while too much is unread. Errors do not matter: nobody will read again.
+    pub async fn push(&self, event: TransportEvent) {
+        let room = match &event {
+            TransportEvent::Frame { frame, .. } => {
+                let charge = charge(frame.len(), self.most);
+                Arc::clone(&self.room).acquire_many_owned(charge).await.ok()
+            }
+            _ => None,
+        };
+        let _ = self.queue.send(Queued { event, _room: room }).await;
+    }
+
+    /// Only if there is room: for what happens when nobody may be reading any more.
+    pub fn offer(&self, event: TransportEvent) {
+        let _ = self.queue.try_send(Queued { event, _room: None });
+    }
+
+    /// Only if there is plenty of room: what strangers can cause must not get into the way of frames.
+    pub fn offer_aside(&self, event: TransportEvent) {
+        if self.queue.capacity() > self.queue.max_capacity() / 2 {
+            self.offer(event);
+        }
+    }
+}
+
+/// What a frame of this length counts for, where `most` bytes may wait: a single one may be larger.
+pub fn charge(len: usize, most: usize) -> u32 {
+    u32::try_from(len.max(LEAST_CHARGE).min(most)).unwrap_or(u32::MAX)
+}
