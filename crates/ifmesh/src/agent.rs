@@ -153,10 +153,16 @@ impl Agent {
         let (pins, trust) = PinKeeper::open(&config.state, &config.trust)?;
         let mut observers: Vec<Arc<dyn Observer>> = vec![Arc::new(pins)];
         let (mut witness, mut keepalive) = (None, None);
+        let is_routed = config.transports.len() > 1 || config.relays.is_some();
         if let Some(wanted) = &config.witness {
             let (agent, identity) = (&config.agent, &config.identity);
-            let (opened, recovered) =
-                Witness::open(wanted, agent, identity, &config.transports[0].name, clock.clone()).await?;
+            // With a router no road is named where none is known.
+            let below = if is_routed {
+                "router"
+            } else {
+                &config.transports[0].name
+            };
+            let (opened, recovered) = Witness::open(wanted, agent, identity, below, clock.clone()).await?;
             tracing::info!(?recovered, folder = %wanted.folder.display(), "the witness log is open");
             let opened = Arc::new(opened);
             keepalive = Some(opened.keepalive(agent, identity, &trust)?);
@@ -184,11 +190,7 @@ impl Agent {
             max_hops: wish.max_hops,
             keys: keys.clone() as Arc<dyn PeerKeys>,
         });
-        let only = if roads.len() == 1 && routing.relays.is_none() {
-            roads.pop()
-        } else {
-            None
-        };
+        let only = if is_routed { None } else { roads.pop() };
         // A single transport has nothing to route.
         let (transport, router) = match only {
             Some(road) => (road.transport, None),

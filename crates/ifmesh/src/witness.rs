@@ -20,7 +20,7 @@ use ifmesh_witness::{
 };
 use ifmsg::{
     AgentId, Destination, Header, Identity, MessageDigest, MessageId, Performative, RejectedMessage,
-    Rejection, TrustError, TrustStore,
+    Rejection, SignedMessage, TrustError, TrustStore,
 };
 
 use crate::circle::Companion;
@@ -294,6 +294,29 @@ impl Witness {
         self.push(entry);
     }
 
+    /// `None` for acknowledgements that ride along: they are the session's own, and the other side does not record them either.
+    fn of_sent(
+        &self,
+        message: &SignedMessage,
+        peer: &AgentId,
+        lane: Lane,
+        attempt: u32,
+        road: Option<&Arc<str>>,
+    ) -> Option<Entry> {
+        if is_control(message.header()) {
+            return None;
+        }
+        let mut entry = of_message(Event::IfmessageSent, message.header(), message.digest(), peer)
+            .transport(road.unwrap_or(&self.transport).clone());
+        if attempt > 1 {
+            entry = entry.with("attempt", attempt);
+        }
+        if lane == Lane::BestEffort {
+            entry = entry.with("lane", "best-effort");
+        }
+        Some(entry)
+    }
+
     fn on_finished(&self, about: Entry, id: &MessageId, conversation: Option<&MessageId>, outcome: &Outcome) {
         let mut entry = about.with("message_id", id.clone());
         if let Some(conversation) = conversation {
@@ -352,21 +375,26 @@ impl Observer for Witness {
                 peer,
                 lane,
                 attempt,
-            } => {
-                // Acknowledgements that ride along: the session's own, which the other side does not record either.
-                if is_control(message.header()) {
-                    return;
-                }
-                let mut entry = of_message(Event::IfmessageSent, message.header(), message.digest(), peer)
-                    .transport(self.transport.clone());
-                if *attempt > 1 {
-                    entry = entry.with("attempt", *attempt);
-                }
-                if *lane == Lane::BestEffort {
-                    entry = entry.with("lane", "best-effort");
-                }
-                entry
-            }
+                road,
+            } => match self.of_sent(message, peer, *lane, *attempt, road.as_ref()) {
+                Some(entry) => entry,
+                None => return,
+            },
+            SessionEvent::Carried {
+                message,
+                peer,
+                lane,
+                attempt,
+                road,
+                instead_of,
+            } => match (
+                self.of_sent(message, peer, *lane, *attempt, Some(road)),
+                instead_of,
+            ) {
+                (Some(entry), Some(named)) => entry.with("instead_of", &**named),
+                (Some(entry), None) => entry,
+                (None, _) => return,
+            },
             SessionEvent::Received { message, road } => of_message(
                 Event::IfmessageReceived,
                 message.header(),

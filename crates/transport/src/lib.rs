@@ -20,6 +20,8 @@ mod trust;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use ifmsg::{AgentId, Header};
 
@@ -73,6 +75,17 @@ pub trait IfTransport: Send + Sync + std::fmt::Debug {
     ///
     /// Cancel safe: an envelope whose `send` was dropped before it was ready was not accepted.
     async fn send(&self, envelope: Envelope) -> Result<(), SendError>;
+
+    /// [`send`](Self::send), and says which roads took the envelope. Only a router has roads; any other transport names none.
+    async fn send_by_roads(&self, envelope: Envelope) -> Result<Vec<Arc<str>>, SendError> {
+        self.send(envelope).await.map(|()| Vec::new())
+    }
+
+    /// The road that this envelope would take if it were sent now, for whoever puts on record what is about to leave. Only a
+    /// router has roads.
+    fn road_of(&self, _envelope: &Envelope) -> Option<Arc<str>> {
+        None
+    }
 
     /// The next thing that happened: a frame, a link up, a link down.
     ///

@@ -229,8 +229,8 @@ impl Router {
         self.shared.table().choose(envelope)
     }
 
-    /// By one road, whatever becomes of it; or, if it fails while the envelope waits, by the next.
-    async fn send_by_one(&self, envelope: Envelope, mut road: usize) -> Result<(), SendError> {
+    /// By one road, whatever becomes of it; or, if it fails while the envelope waits, by the next. Gives the one that took it.
+    async fn send_by_one(&self, envelope: Envelope, mut road: usize) -> Result<usize, SendError> {
         let shared = &self.shared;
         let mut changed = shared.changed.subscribe();
         let mut refused: Option<SendError> = None;
@@ -242,7 +242,7 @@ impl Router {
                 tokio::select! {
                     biased;
                     result = &mut sending => match result {
-                        Ok(()) => return Ok(()),
+                        Ok(()) => return Ok(road),
                         Err(error @ (SendError::NoLink(_) | SendError::Closed)) => {
                             shared.table().send_failed(&envelope, road, shared.now());
                             shared.wake.notify_one();
@@ -279,8 +279,9 @@ impl Router {
         })
     }
 
-    /// A copy by each road. Waits until one of them takes it; a road whose queue is full then goes without.
-    async fn send_by_each(&self, envelope: Envelope, roads: Vec<usize>) -> Result<(), SendError> {
+    /// A copy by each road. Waits until one of them takes it; a road whose queue is full then goes without. Gives those that
+    /// took one.
+    async fn send_by_each(&self, envelope: Envelope, roads: Vec<usize>) -> Result<Vec<usize>, SendError> {
         let shared = &self.shared;
         let mut copies: FuturesUnordered<_> = roads
             .iter()
@@ -290,14 +291,16 @@ impl Router {
                 async move { (road, sending.await) }
             })
             .collect();
-        let mut outcome = Err(SendError::Closed);
+        let mut outcome: Result<Vec<usize>, SendError> = Err(SendError::Closed);
         let mut settle = |road: usize, result: Result<(), SendError>| {
             if result.is_err() {
                 shared.table().send_failed(&envelope, road, shared.now());
                 shared.wake.notify_one();
             }
-            if outcome.is_err() {
-                outcome = result;
+            match (&mut outcome, result) {
+                (Ok(taken), Ok(())) => taken.push(road),
+                (Ok(_), Err(_)) => {}
+                (Err(_), result) => outcome = result.map(|()| vec![road]),
             }
             outcome.is_ok()
         };
@@ -330,10 +333,23 @@ impl IfTransport for Router {
     }
 
     async fn send(&self, envelope: Envelope) -> Result<(), SendError> {
-        let choice = self.choose(&envelope)?;
-        match choice {
-            Choice::One(road) => self.send_by_one(envelope, road).await,
-            Choice::Each(roads) => self.send_by_each(envelope, roads).await,
+        self.send_by_roads(envelope).await.map(drop)
+    }
+
+    async fn send_by_roads(&self, envelope: Envelope) -> Result<Vec<Arc<str>>, SendError> {
+        let roads = match self.choose(&envelope)? {
+            Choice::One(road) => vec![self.send_by_one(envelope, road).await?],
+            Choice::Each(roads) => self.send_by_each(envelope, roads).await?,
+        };
+        let table = self.shared.table();
+        Ok(roads.into_iter().map(|road| table.name(road)).collect())
+    }
+
+    fn road_of(&self, envelope: &Envelope) -> Option<Arc<str>> {
+        let table = self.shared.table();
+        match table.choose(envelope).ok()? {
+            Choice::One(road) => Some(table.name(road)),
+            Choice::Each(roads) => roads.first().map(|&road| table.name(road)),
         }
     }
 

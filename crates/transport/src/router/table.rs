@@ -192,6 +192,11 @@ impl Table {
         }
     }
 
+    /// A road's name.
+    pub(super) fn name(&self, road: usize) -> Arc<str> {
+        self.names[road].clone()
+    }
+
     /// Linked roads to a peer, the best first.
     fn ranked(&self, peer: &Peer, class: Class) -> Vec<usize> {
         let order = self

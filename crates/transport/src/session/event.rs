@@ -43,7 +43,7 @@ pub enum SessionEvent {
         /// The key it is bound to now.
         to: Option<PublicKey>,
     },
-    /// A message was handed to the link.
+    /// A message is about to be handed to the link.
     Sent {
         /// The message.
         message: SignedMessage,
@@ -53,6 +53,24 @@ pub enum SessionEvent {
         lane: Lane,
         /// 1 for the first time.
         attempt: u32,
+        /// The road that a router has chosen for it; `None` without a router. If others take it, [`Carried`](Self::Carried)
+        /// follows.
+        road: Option<Arc<str>>,
+    },
+    /// A router's road took a message, and is not the one that [`Sent`](Self::Sent) named.
+    Carried {
+        /// The message.
+        message: SignedMessage,
+        /// To whom.
+        peer: AgentId,
+        /// By which lane.
+        lane: Lane,
+        /// Which attempt it was.
+        attempt: u32,
+        /// The road that took it.
+        road: Arc<str>,
+        /// The road that `Sent` named, if it did not take the message. `None`: it did, and this is a copy.
+        instead_of: Option<Arc<str>>,
     },
     /// A message was verified, and goes to the application's inbox.
     Received {

@@ -20,7 +20,7 @@ use rand_core::CryptoRng;
 use tokio::sync::oneshot;
 
 use super::{
-    ObserverError, Outcome, PeerStatus, Refusal, SessionEvent, SessionLimits, SessionMetrics,
+    HandedOver, ObserverError, Outcome, PeerStatus, Refusal, SessionEvent, SessionLimits, SessionMetrics,
     control::{self, Control, Hello, Reliable},
     outcome::{Receipt, SubmitError},
     peer::{Peer, SharedFlight},
@@ -77,6 +77,14 @@ pub(super) struct Machine {
     /// What peers' keepalives said, for ours.
     said: Vec<(AgentId, PublicKey, serde_json::Value)>,
     has_keepalive: bool,
+}
+
+/// An envelope to hand to the transport, and the messages in it, each with the number of its attempt.
+#[derive(Debug)]
+pub(super) struct Departure {
+    pub(super) peer: AgentId,
+    pub(super) envelope: Envelope,
+    pub(super) messages: Vec<(SignedMessage, u32)>,
 }
 
 /// Waits for the outcome at each of a message's peers.
@@ -814,8 +822,9 @@ impl Machine {
 
     // ------------------------------------------------------------------------------------------------- transmitting
 
-    /// The next envelope, for a lane that is not `busy`. `None` until something happens.
-    pub(super) fn poll_transmit(&mut self, now: Now, busy: &BTreeSet<(AgentId, Lane)>) -> Option<Envelope> {
+    /// The next envelope, for a lane that is not `busy`. `None` until something happens. What it says is told by
+    /// [`departs`](Self::departs).
+    pub(super) fn poll_transmit(&mut self, now: Now, busy: &BTreeSet<(AgentId, Lane)>) -> Option<Departure> {
         self.sign_broadcasts(busy);
         for lane in [Lane::Reliable, Lane::BestEffort] {
             let ready = |peer: &mut Peer| {
@@ -828,25 +837,61 @@ impl Machine {
                 .collect();
             // One whose work turns out to be finished must not keep the others waiting.
             for agent in ready {
-                let envelope = match lane {
+                let departure = match lane {
                     Lane::Reliable => self.transmit_reliable(&agent, now),
                     Lane::BestEffort => self.transmit_best_effort(&agent, now),
                 };
-                if envelope.is_some() {
+                if departure.is_some() {
                     self.metrics.frames_sent += 1;
-                    return envelope;
+                    return departure;
                 }
             }
         }
         None
     }
 
-    fn transmit_reliable(&mut self, agent: &AgentId, now: Now) -> Option<Envelope> {
+    /// Tells of messages that are about to leave, by this road of a router.
+    pub(super) fn departs(&mut self, departure: &Departure, road: Option<&Arc<str>>) {
+        let events = departure
+            .messages
+            .iter()
+            .map(|(message, attempt)| SessionEvent::Sent {
+                message: message.clone(),
+                peer: departure.peer.clone(),
+                lane: departure.envelope.lane,
+                attempt: *attempt,
+                road: road.cloned(),
+            });
+        self.events.extend(events);
+    }
+
+    /// Tells which roads took an envelope, as far as that is not what was told when it left.
+    pub(super) fn carried(&mut self, done: &HandedOver, roads: &[Arc<str>]) {
+        let (peer, lane) = &done.to;
+        let mut instead_of = done.named.as_ref().filter(|named| !roads.contains(named));
+        for road in roads.iter().filter(|road| done.named.as_ref() != Some(road)) {
+            let instead_of = instead_of.take();
+            let events = done
+                .messages
+                .iter()
+                .map(|(message, attempt)| SessionEvent::Carried {
+                    message: message.clone(),
+                    peer: peer.clone(),
+                    lane: *lane,
+                    attempt: *attempt,
+                    road: road.clone(),
+                    instead_of: instead_of.cloned(),
+                });
+            self.events.extend(events);
+        }
+    }
+
+    fn transmit_reliable(&mut self, agent: &AgentId, now: Now) -> Option<Departure> {
         let peer = self.peers.get_mut(agent)?;
         if peer.reliable_control_due(now.elapsed) {
             // In JSON, which brings the public key along: it introduces us to a peer that trusts on first use.
             let message = self.control(agent, now)?;
-            return Some(control_envelope(agent, Lane::Reliable, message.to_json()));
+            return Some(control_departure(agent, Lane::Reliable, message.to_json()));
         }
         if !peer.confirmed {
             return None;
@@ -874,12 +919,12 @@ impl Machine {
             })
     }
 
-    fn transmit_best_effort(&mut self, agent: &AgentId, now: Now) -> Option<Envelope> {
+    fn transmit_best_effort(&mut self, agent: &AgentId, now: Now) -> Option<Departure> {
         let peer = self.peers.get_mut(agent)?;
         if peer.ack_due(now.elapsed) || peer.has_said() {
             let message = self.control(agent, now)?;
             let frame = encode_binary(&[message]).ok()?;
-            return Some(control_envelope(agent, Lane::BestEffort, frame));
+            return Some(control_departure(agent, Lane::BestEffort, frame));
         }
         if !peer.confirmed {
             return None;
@@ -902,12 +947,13 @@ impl Machine {
         batch: Vec<(u64, UnsignedMessage)>,
         lane: Lane,
         now: Duration,
-    ) -> Option<Envelope> {
+    ) -> Option<Departure> {
         let (sequences, messages): (Vec<u64>, Vec<UnsignedMessage>) = batch.into_iter().unzip();
         let flight = sign_flight(&self.identity, messages).ok()?;
         let route = self.route(flight.first()?, 0);
         let peer = self.peers.get_mut(agent)?;
         let mut wanted = Vec::with_capacity(flight.len());
+        let mut attempts = Vec::with_capacity(flight.len());
         for (sequence, message) in sequences.into_iter().zip(flight) {
             let reliable = message.header().delivery == Delivery::Reliable;
             // What has expired in the meantime is finished, and stays out of the frame.
@@ -919,13 +965,17 @@ impl Machine {
             } else {
                 1
             };
-            self.events.push(sent(&message, agent, lane, attempt));
             wanted.push(message);
+            attempts.push(attempt);
         }
         self.metrics.messages_sent += wanted.len() as u64;
         let frame = encode_binary(&wanted).ok()?;
         let envelope = Envelope::new(agent.clone(), lane, frame);
-        Some(Envelope { route, ..envelope })
+        Some(Departure {
+            peer: agent.clone(),
+            envelope: Envelope { route, ..envelope },
+            messages: wanted.into_iter().zip(attempts).collect(),
+        })
     }
 
     /// What a router is told about a frame that begins with this message.
@@ -939,7 +989,7 @@ impl Machine {
     }
 
     /// Sends due messages again: as many of one flight as fit a frame, the same bytes, one attempt higher.
-    fn resend(&mut self, agent: &AgentId, now: Duration) -> Option<Envelope> {
+    fn resend(&mut self, agent: &AgentId, now: Duration) -> Option<Departure> {
         for which in Reliable::BOTH {
             let peer = self.peers.get_mut(agent)?;
             let mut batch: Vec<(u64, SignedMessage)> = Vec::new();
@@ -962,30 +1012,33 @@ impl Machine {
             let repeats = peer.outbound(which).transmission_of(first_sequence);
             let route = self.route(&first, repeats);
             let peer = self.peers.get_mut(agent)?;
-            let mut attempts = 1;
-            for (sequence, message) in &batch {
+            let mut attempts = Vec::with_capacity(batch.len());
+            for (sequence, _) in &batch {
                 let rtt = peer.rtt.clone();
                 let attempt = peer
                     .outbound(which)
                     .sent(*sequence, now, &rtt, route.transmission);
-                attempts = attempts.max(attempt);
+                attempts.push(attempt);
                 self.metrics.resent += u64::from(attempt > 1);
-                self.events.push(sent(message, agent, Lane::Reliable, attempt));
             }
             let messages: Vec<SignedMessage> = batch.into_iter().map(|(_, message)| message).collect();
             let frame = encode_binary(&messages).ok()?;
             let envelope = Envelope::new(agent.clone(), Lane::Reliable, frame);
-            return Some(Envelope {
-                attempt: attempts,
-                route,
-                ..envelope
+            return Some(Departure {
+                peer: agent.clone(),
+                envelope: Envelope {
+                    attempt: attempts.iter().copied().max().unwrap_or(1),
+                    route,
+                    ..envelope
+                },
+                messages: messages.into_iter().zip(attempts).collect(),
             });
         }
         None
     }
 
     /// Sends a broadcast flight that was encoded for all peers.
-    fn send_shared(&mut self, agent: &AgentId, reliable: bool, now: Duration) -> Option<Envelope> {
+    fn send_shared(&mut self, agent: &AgentId, reliable: bool, now: Duration) -> Option<Departure> {
         let peer = self.peers.get_mut(agent)?;
         let at = peer
             .shared
@@ -999,6 +1052,7 @@ impl Machine {
         } else {
             Lane::BestEffort
         };
+        let mut messages = Vec::with_capacity(flight.messages.len());
         for message in flight.messages.iter() {
             let sequence = message.header().sequence;
             let attempt = if reliable {
@@ -1006,11 +1060,15 @@ impl Machine {
             } else {
                 1
             };
-            self.events.push(sent(message, agent, lane, attempt));
+            messages.push((message.clone(), attempt));
         }
         self.metrics.messages_sent += flight.messages.len() as u64;
         let envelope = Envelope::new(agent.clone(), lane, flight.frame);
-        Some(Envelope { route, ..envelope })
+        Some(Departure {
+            peer: agent.clone(),
+            envelope: Envelope { route, ..envelope },
+            messages,
+        })
     }
 
     /// Signs and encodes broadcasts once, as soon as one peer could take them.
@@ -1298,15 +1356,6 @@ impl std::fmt::Debug for Machine {
     }
 }
 
-fn sent(message: &SignedMessage, peer: &AgentId, lane: Lane, attempt: u32) -> SessionEvent {
-    SessionEvent::Sent {
-        message: message.clone(),
-        peer: peer.clone(),
-        lane,
-        attempt,
-    }
-}
-
 /// A refused message whose number is used up: its sender may be told, and its stream goes on behind it.
 fn takes_its_number(reason: &Rejection) -> bool {
     matches!(
@@ -1326,10 +1375,14 @@ fn hello_of(message: &SignedMessage) -> Option<Hello> {
 }
 
 /// What sessions say to each other.
-fn control_envelope(agent: &AgentId, lane: Lane, frame: impl Into<Bytes>) -> Envelope {
+fn control_departure(agent: &AgentId, lane: Lane, frame: impl Into<Bytes>) -> Departure {
     let mut envelope = Envelope::new(agent.clone(), lane, frame);
     envelope.route.class = Class::CONTROL;
-    envelope
+    Departure {
+        peer: agent.clone(),
+        envelope,
+        messages: Vec::new(),
+    }
 }
 
 /// Takes messages of one class off a queue, up to the bounds of a flight; always one, if there is one.

@@ -45,7 +45,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use ifmsg::{AgentId, Draft, MessageId, Now, TrustStore, VerifiedMessage};
+use ifmsg::{AgentId, Draft, MessageId, Now, SignedMessage, TrustStore, VerifiedMessage};
 use rand_core::CryptoRng;
 use tokio::{
     sync::{Notify, watch},
@@ -59,7 +59,7 @@ pub use metrics::{PeerStatus, SessionMetrics};
 pub use outcome::{NotAcknowledged, Outcome, Receipt, Refusal, SubmitError};
 
 use crate::{Clock, IfTransport, Lane, PeerKeys, PeerTrust, SendError};
-use machine::{InboxItem, Machine};
+use machine::{Departure, InboxItem, Machine};
 
 /// How soon a session looks again whether what it has to acknowledge is safe.
 const SAFE_AGAIN: Duration = Duration::from_millis(1);
@@ -395,7 +395,16 @@ impl Shared {
 /// How far a peer's streams were taken.
 type TakenMark = (AgentId, ifmsg::PublicKey, ifmsg::Mark);
 
-type Sending = BoxFuture<'static, (AgentId, Lane, Result<(), SendError>)>;
+type Sending = BoxFuture<'static, HandedOver>;
+
+/// The transport has taken an envelope, or has not.
+struct HandedOver {
+    to: (AgentId, Lane),
+    /// The road of a router that was named before it left.
+    named: Option<Arc<str>>,
+    messages: Vec<(SignedMessage, u32)>,
+    result: Result<Vec<Arc<str>>, SendError>,
+}
 
 /// Drives the machine: the only task of a session.
 struct Driver {
@@ -434,13 +443,7 @@ impl Driver {
             };
             tokio::select! {
                 biased;
-                Some((peer, lane, result)) = self.sending.next(), if !self.sending.is_empty() => {
-                    self.busy.remove(&(peer.clone(), lane));
-                    if let Err(error) = result {
-                        // The link is gone or going; its LinkDown and the retransmission timer do the rest.
-                        tracing::debug!(%peer, ?lane, %error, "not sent");
-                    }
-                }
+                Some(done) = self.sending.next(), if !self.sending.is_empty() => self.on_handed_over(done),
                 event = self.transport.recv() => match event {
                     Ok(event) => {
                         let now = self.shared.now();
@@ -455,6 +458,18 @@ impl Driver {
         self.record_marks();
         self.shared.machine().end();
         self.publish().await;
+    }
+
+    fn on_handed_over(&mut self, done: HandedOver) {
+        self.busy.remove(&done.to);
+        match &done.result {
+            Ok(roads) => self.shared.machine().carried(&done, roads),
+            Err(error) => {
+                // The link is gone or going; its LinkDown and the retransmission timer do the rest.
+                let (peer, lane) = &done.to;
+                tracing::debug!(%peer, ?lane, %error, "not sent");
+            }
+        }
     }
 
     fn record_marks(&mut self) {
@@ -494,7 +509,7 @@ impl Driver {
             let mut machine = self.shared.machine();
             // With the same `now`, so that nothing falls due between the two and waits for the next event.
             machine.on_timeout(now.elapsed);
-            let Some(envelope) = machine.poll_transmit(now, &self.busy) else {
+            let Some(departure) = machine.poll_transmit(now, &self.busy) else {
                 let asleep = machine.asleep(now.elapsed);
                 let timeout = machine.next_timeout(now.elapsed);
                 drop(machine);
@@ -502,15 +517,25 @@ impl Driver {
                 return timeout;
             };
             drop(machine);
-            let ifmsg::Destination::Agent(peer) = envelope.to.clone() else {
-                continue;
-            };
-            let lane = envelope.lane;
-            self.busy.insert((peer.clone(), lane));
+            let road = self.transport.road_of(&departure.envelope);
+            self.shared.machine().departs(&departure, road.as_ref());
+            let Departure {
+                peer,
+                envelope,
+                messages,
+            } = departure;
+            let to = (peer, envelope.lane);
+            self.busy.insert(to.clone());
             let transport = self.transport.clone();
-            self.sending.push(Box::pin(
-                async move { (peer, lane, transport.send(envelope).await) },
-            ));
+            self.sending.push(Box::pin(async move {
+                let result = transport.send_by_roads(envelope).await;
+                HandedOver {
+                    to,
+                    named: road,
+                    messages,
+                    result,
+                }
+            }));
         }
     }
 

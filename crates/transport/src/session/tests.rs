@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{
     JournalError, Outcome, Receipt, Refusal, SessionConfig, SubmitError,
-    machine::{InboxItem, Machine},
+    machine::{Departure, InboxItem, Machine},
 };
 use crate::{Capabilities, DownReason, Envelope, Lane, TransportEvent};
 
@@ -192,10 +192,12 @@ impl Wire {
                     }
                 }
                 node.machine.on_timeout(now.elapsed);
-                let envelope = node.machine.poll_transmit(now, &BTreeSet::new());
+                let departure = node.machine.poll_transmit(now, &BTreeSet::new());
                 node.machine.events();
                 node.machine.release();
-                let Some(envelope) = envelope else { continue };
+                let Some(Departure { envelope, .. }) = departure else {
+                    continue;
+                };
                 quiet = false;
                 let Destination::Agent(to) = &envelope.to else {
                     panic!("{envelope:?}")
