@@ -455,7 +455,7 @@ class Peer {
     this.deliver();
   }
 
-  takeControl({ hello = {}, acks = [], floors = [], ...others }) {
+  takeControl({ hello = {}, acks = [], floors = [], room, ...others }) {
     if (Object.keys(others).length > 0) return;
     if (hello.nonce?.length === 32) this.echoOwed = hello.nonce;
     if (hello.echo === this.nonce && !this.answered) {
@@ -470,6 +470,7 @@ class Peer {
     for (const ack of acks) {
       if (ack.epoch === this.session.epoch && ack.stream === "direct") this.acknowledged(ack);
     }
+    if (room) for (const [n, { id, frame }] of [...this.unacknowledged]) this.transmit(n, id, frame);
     this.deliver();
   }
 

@@ -316,7 +316,7 @@ class Peer:
             self.session.tell({"event": "message", "form": form, "message": message})
 
     def take_control(self, payload):
-        if payload.keys() - {"hello", "acks", "floors"}:
+        if payload.keys() - {"hello", "acks", "floors", "room"}:
             return
         hello = payload.get("hello", {})
         if len(hello.get("nonce", "")) == 32:
@@ -332,6 +332,9 @@ class Peer:
         for ack in payload.get("acks", []):
             if ack["epoch"] == self.session.epoch and ack["stream"] == "direct":
                 self.acknowledged(ack)
+        if payload.get("room"):
+            for number, (name, frame, _) in list(self.unacknowledged.items()):
+                self.transmit(number, name, frame)
         self.deliver()
 
     def acknowledged(self, ack):

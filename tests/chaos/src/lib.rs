@@ -43,9 +43,8 @@ const INBOX: usize = 16;
 const BEST_EFFORT: usize = 12;
 
 /// Milliseconds, many times the longest timer of a session, 5 s. A router on top waits no longer than 60 s before it trusts a road
-/// again; until then it has another. Not less: after a receiver has lost its disk while its application stood still, some messages take
-/// more than 50 s.
-const PEACE: u64 = 60_000;
+/// again; until then it has another.
+const PEACE: u64 = 25_000;
 
 /// One thing that happens. Numbers are taken modulo what there is.
 #[derive(Debug, Clone)]
@@ -63,6 +62,8 @@ pub enum Op {
         /// How many.
         count: u8,
     },
+    /// One agent goes on talking to another: so many messages, milliseconds apart.
+    Chatter((u8, u8), u8, u8),
     /// Milliseconds pass.
     Pass(u16),
     /// Faults on one road, for one direction between two agents, or for all.
@@ -119,6 +120,8 @@ pub enum Attack {
     WrongSource,
     /// Says two things under one number.
     Equivocate,
+    /// Keeps back what an agent sends, and hands it over after that agent's restart, again and again.
+    Withhold,
 }
 
 /// Which things happen how often.
@@ -134,6 +137,8 @@ pub struct Mix {
     pub slowness: u32,
     /// Attacks.
     pub attacks: u32,
+    /// Long talks.
+    pub chatter: u32,
 }
 
 /// A whole story.
@@ -168,10 +173,11 @@ const CALM: Mix = Mix {
     deaths: 1,
     slowness: 1,
     attacks: 1,
+    chatter: 1,
 };
 
 /// All kinds of stories.
-pub const KINDS: [Kind; 8] = [
+pub const KINDS: [Kind; 9] = [
     kind("router-weather", true, Mix { weather: 8, ..CALM }),
     kind(
         "router-partitions",
@@ -191,6 +197,16 @@ pub const KINDS: [Kind; 8] = [
             deaths: 5,
             slowness: 5,
             attacks: 5,
+            chatter: 2,
+        },
+    ),
+    kind(
+        "router-talks",
+        true,
+        Mix {
+            weather: 6,
+            chatter: 14,
+            ..CALM
         },
     ),
     kind(
@@ -235,6 +251,11 @@ pub const KINDS: [Kind; 8] = [
 
 const fn kind(name: &'static str, routed: bool, mix: Mix) -> Kind {
     Kind { name, routed, mix }
+}
+
+/// The kind of this name, which must be one.
+pub fn kind_named(name: &str) -> Kind {
+    KINDS.into_iter().find(|kind| kind.name == name).unwrap()
 }
 
 /// Random stories of a kind: over one road; or over two or three, each with faults of its own, and at the end only one heals.
@@ -284,7 +305,7 @@ pub fn run(batch: Batch) -> Result<(), String> {
 
 /// For tests: plays that many stories of a kind, or as many as `PROPTEST_CASES` says, and panics with the one that fails.
 pub fn check(kind: &str, usual: u32) {
-    let kind = KINDS.into_iter().find(|known| known.name == kind).unwrap();
+    let kind = kind_named(kind);
     let batch = Batch {
         kind,
         cases: cases(usual),
@@ -372,10 +393,12 @@ fn op(mix: Mix) -> impl Strategy<Value = Op> {
         1 => Just(Attack::UnknownKey),
         1 => Just(Attack::WrongSource),
         1 => Just(Attack::Equivocate),
+        1 => Just(Attack::Withhold),
     ];
     prop_oneof![
         14 => send,
         6 => prop_oneof![3 => 1..100u16, 2 => 100..3_000u16, 1 => 3_000..40_000u16].prop_map(Op::Pass),
+        mix.chatter => (pair(), 10..60u8, 1..30u8).prop_map(|(pair, count, gap)| Op::Chatter(pair, count, gap)),
         mix.weather => (any::<u8>(), prop::option::of(pair()), weather)
             .prop_map(|(road, at, weather)| Op::Faults(road, at, weather)),
         mix.partitions => prop_oneof![
@@ -412,7 +435,7 @@ pub fn play(story: &Story) -> Vec<Trace> {
         world.judge();
         world.check_budgets(&story.policies);
         world.check_idle().await;
-        world.check_failback(story.seed as usize % story.roads);
+        world.check_failback(story.seed);
         world.roads.iter().map(Mesh::trace).collect()
     })
     .unwrap()
@@ -603,6 +626,13 @@ impl World {
                     self.send(from, (!broadcast).then_some(to), reliable, ttl);
                 }
             }
+            Op::Chatter(pair, count, gap) => {
+                let (from, to) = two(pair);
+                for _ in 0..count {
+                    self.send(from, Some(to), true, None);
+                    pass(gap.into()).await;
+                }
+            }
             Op::Pass(millis) => pass(millis.into()).await,
             Op::Faults(n, at, ref weather) => {
                 let faults = weather.faults();
@@ -789,7 +819,75 @@ impl World {
                 let two = lie(TRAITOR, TRAITOR, self.lies, json!({ "said": 2 })).to_json();
                 vec![one.into(), two.into()]
             }
+            Attack::Withhold => return self.withhold(victim, number).await,
         };
+        self.deliver_by_attackers(victim, number, frames).await;
+    }
+
+    /// What another agent tells the victim is lost; when that agent has died and lives again, it comes after all.
+    async fn withhold(&mut self, victim: usize, number: u32) {
+        let other = (victim + 1) % self.count;
+        for road in &self.roads {
+            let silence = Faults::none().loss(1.0);
+            road.faults_from(NAMES[other], NAMES[victim], silence).unwrap();
+        }
+        (0..3).for_each(|_| self.send(other, Some(victim), true, None));
+        pass(20).await;
+        if self.running[other] {
+            self.crash(other);
+        }
+        self.restart(other);
+        for road in &self.roads {
+            road.faults_from(NAMES[other], NAMES[victim], Faults::none())
+                .unwrap();
+        }
+        for _ in 0..5 {
+            pass(300).await;
+            let frames = self.withheld(other, victim);
+            self.deliver_by_attackers(victim, number, frames).await;
+            self.send(other, Some(victim), true, None);
+        }
+    }
+
+    /// Reliable messages of former lives of an agent that another has never got.
+    fn withheld(&self, from: usize, to: usize) -> Vec<Bytes> {
+        let got = self.got.lock().unwrap();
+        let known: BTreeSet<(u64, u64)> = got
+            .iter()
+            .filter(|got| {
+                got.by == to && got.source.as_str() == NAMES[from] && got.stream == Stream::Reliable
+            })
+            .map(|got| (got.epoch, got.sequence))
+            .collect();
+        let captured = self.captured.0.lock().unwrap();
+        let from_here = |message: &&SignedMessage| {
+            let header = message.header();
+            let is_there =
+                matches!(&header.destination, Destination::Agent(agent) if agent.as_str() == NAMES[to]);
+            header.source.as_str() == NAMES[from] && is_there && header.stream() == Stream::Reliable
+        };
+        let present = captured
+            .iter()
+            .filter(from_here)
+            .map(|message| message.header().epoch)
+            .max();
+        let unknown = |message: &&SignedMessage| {
+            let header = message.header();
+            Some(header.epoch) != present && !known.contains(&(header.epoch, header.sequence))
+        };
+        let mut withheld: Vec<&SignedMessage> = captured.iter().filter(from_here).filter(unknown).collect();
+        withheld.sort_by_key(|message| (message.header().epoch, message.header().sequence));
+        withheld.dedup_by_key(|message| (message.header().epoch, message.header().sequence));
+        withheld
+            .iter()
+            .rev()
+            .take(8)
+            .rev()
+            .map(|message| message.to_json().into())
+            .collect()
+    }
+
+    async fn deliver_by_attackers(&self, victim: usize, number: u32, frames: Vec<Bytes>) {
         let links = if number % 5 < 2 {
             &self.stranger
         } else {
@@ -828,9 +926,17 @@ impl World {
         }
     }
 
-    /// Everybody lives, one road is perfect, attackers are gone; waits until nothing happens any more.
+    /// Everybody lives, one road is perfect, attackers are gone; waits until nothing happens any more. The other roads stay as they
+    /// are, or fall silent without a word.
     async fn make_peace(&mut self, seed: u64) {
-        self.roads[seed as usize % self.roads.len()].heal();
+        let healed = seed as usize % self.roads.len();
+        self.roads[healed].heal();
+        if falls_silent(seed) {
+            for (_, road) in self.roads.iter().enumerate().filter(|(at, _)| *at != healed) {
+                road.heal();
+                road.faults(Faults::none().loss(1.0)).unwrap();
+            }
+        }
         for road in &self.roads {
             for name in [STRANGER, TRAITOR] {
                 road.crash(name).unwrap();
@@ -969,8 +1075,9 @@ impl World {
         }
     }
 
-    /// The road that was healed is trusted again, by everybody, and used where it is the first.
-    fn check_failback(&self, healed: usize) {
+    /// The road that was healed is trusted again, by everybody, and used where it is the first; one that has fallen silent is not.
+    fn check_failback(&self, seed: u64) {
+        let healed = seed as usize % self.roads.len();
         let latest = |who: usize| -> Option<Arc<Router>> {
             let routers = self.routers.lock().unwrap();
             let mut of = routers.iter().filter(|(of, _)| *of == who);
@@ -984,6 +1091,9 @@ impl World {
                     let road = &link.roads[healed];
                     assert_eq!(road.health, RoadHealth::Up, "{who}: {link:?}");
                     assert!(healed > 0 || road.preferred, "{who}: {link:?}");
+                    let mut others = link.roads.iter().enumerate().filter(|(at, _)| *at != healed);
+                    let trusted = others.any(|(_, road)| road.health == RoadHealth::Up || road.preferred);
+                    assert!(!falls_silent(seed) || !trusted, "{who}: {link:?}");
                 }
             }
         }
@@ -1040,6 +1150,11 @@ impl Weather {
             None => faults,
         }
     }
+}
+
+/// Whether at the end of the story with this seed the roads that are not healed carry nothing any more.
+fn falls_silent(seed: u64) -> bool {
+    seed / 8 % 2 == 0
 }
 
 async fn pass(millis: u64) {

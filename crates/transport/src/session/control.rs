@@ -1,4 +1,4 @@
-//! What sessions say to each other: one performative, four optional parts.
+//! What sessions say to each other: one performative, five optional parts.
 //!
 //! A control message is an IFMessage like any other (best effort, signed, numbered, in the replay window), so a second
 //! implementation needs no second parser, and the witness sees it like all the rest.
@@ -28,6 +28,9 @@ pub(super) struct Control {
     /// What the sender is done with; asks for an acknowledgement.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) floors: Vec<Floor>,
+    /// The sender turned messages away for want of room, and has room again.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) room: bool,
     /// What the sender's [`Keepalive`](super::Keepalive) says: the witness's, opaque here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) witness: Option<serde_json::Value>,
@@ -98,4 +101,8 @@ pub(super) struct Floor {
     pub(super) stream: Reliable,
     /// Every number below this one is finished, and will never be sent again.
     pub(super) floor: u64,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }

@@ -474,6 +474,7 @@ impl Machine {
                 let limits = self.limits;
                 let digest = Some(message.digest());
                 let peer = self.peer(&source);
+                peer.turned_away = false;
                 peer.owe_ack(1, now.elapsed, &limits);
                 if peer.inbound(which).insert(message, road.cloned()) {
                     self.deliver(&source, which);
@@ -578,6 +579,12 @@ impl Machine {
                     peer.owe_ack(1, now.elapsed, limits);
                 }
             }
+            // Nothing was verified. It is said to nobody before there is room again, and then costs no more than a message.
+            Rejection::NoRoom => {
+                if let Some(peer) = self.peers.get_mut(source) {
+                    peer.turned_away = true;
+                }
+            }
             // It proves no live sender, but its hello asks for a proof that *we* are live: the answer lets it prove itself.
             Rejection::NotLive => {
                 let nonce = rejected
@@ -630,6 +637,9 @@ impl Machine {
             let mut rtt = peer.rtt.clone();
             finished.extend(peer.outbound(ack.stream).acknowledge(ack, now.elapsed, &mut rtt));
             peer.rtt = rtt;
+        }
+        if control.room {
+            peer.hear_of_room(now.elapsed);
         }
         if !control.acks.is_empty() {
             peer.heard_news(now.elapsed);
@@ -731,6 +741,10 @@ impl Machine {
             self.dirty_marks.insert(source.clone());
         } else {
             peer.former_taken(message.as_signed().body().len());
+            // There is nothing new to record, but there may be room to tell of.
+            if peer.turned_away {
+                self.dirty_marks.insert(source.clone());
+            }
         }
     }
 
@@ -1154,7 +1168,7 @@ impl Machine {
 
     fn control_unsigned(&mut self, agent: &AgentId, now: Now) -> Option<UnsignedMessage> {
         let peer = self.peers.get_mut(agent)?;
-        let control = peer.control(now.elapsed);
+        let control = peer.control(now.elapsed, &self.limits);
         peer.ack_sent(now.elapsed);
         let sequence = peer.next_best_effort();
         let payload = serde_json::to_value(control).ok()?;

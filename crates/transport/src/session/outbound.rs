@@ -206,6 +206,18 @@ impl Outbound {
         self.quiet_until = Duration::ZERO;
     }
 
+    /// What was sent a round trip ago or earlier, and is not held, is due: the peer had no room for it, and has now.
+    pub(super) fn resend_settled(&mut self, round_trip: Duration, now: Duration) {
+        for outstanding in self.outstanding.values_mut() {
+            let settled =
+                outstanding.sent_at + reordering(round_trip) + round_trip + travel(outstanding.size) <= now;
+            if settled && !outstanding.held && outstanding.due.is_some_and(|due| due > now) {
+                outstanding.due = Some(now);
+                self.quiet_until = Duration::ZERO;
+            }
+        }
+    }
+
     /// Gives up what has expired. What the peer holds has not: it came in time.
     pub(super) fn expire(&mut self, now: Duration) -> Vec<Finished> {
         if now < self.lasts_until {
@@ -328,7 +340,7 @@ impl Outbound {
     /// > RACK: a packet is lost if some packet sent sufficiently later has been delivered (RFC 8985, section 3.1)
     fn mark_lost(&mut self, now: Duration, rtt: &RoundTrip) {
         let Some(newest) = self.newest_arrival else { return };
-        let reordering = (rtt.smoothed().unwrap_or_default() / 4).max(Duration::from_millis(1));
+        let reordering = reordering(rtt.smoothed().unwrap_or_default());
         for outstanding in self.outstanding.values_mut() {
             // A link may let short frames pass a long one.
             let overtaken = outstanding.sent_at + reordering < newest
@@ -360,6 +372,11 @@ fn tell(feedback: &mut Vec<Feedback>, news: Feedback) {
     if feedback.last() != Some(&news) {
         feedback.push(news);
     }
+}
+
+/// How much later than others a message may arrive.
+fn reordering(round_trip: Duration) -> Duration {
+    (round_trip / 4).max(Duration::from_millis(1))
 }
 
 /// How much longer a long message may take to arrive than a short one: a second for each megabyte, so that it is not sent again

@@ -61,6 +61,8 @@ pub(super) struct Peer {
     inbound: [Inbound; 2],
     /// Messages and bytes of its former runs that still wait for the application.
     former_inbox: (usize, usize),
+    /// A message of this peer had no room here, and none has come since.
+    pub(super) turned_away: bool,
     hello: HelloState,
     ack: AckState,
     /// When to ask for news of messages that the peer holds, and how often that was done.
@@ -120,6 +122,7 @@ impl Peer {
             next_best_effort: 1,
             inbound: Default::default(),
             former_inbox: (0, 0),
+            turned_away: false,
             hello: HelloState::default(),
             ack: AckState::default(),
             ask_at: None,
@@ -292,9 +295,10 @@ impl Peer {
     }
 
     /// Writes all that is due into one control message.
-    pub(super) fn control(&mut self, now: Duration) -> Control {
+    pub(super) fn control(&mut self, now: Duration, limits: &SessionLimits) -> Control {
         let mut control = Control {
             acks: self.acks(),
+            room: self.turned_away && self.has_room_again(limits),
             witness: self.say.take(),
             ..Control::default()
         };
@@ -333,6 +337,13 @@ impl Peer {
             self.plan_question(now);
         }
         control
+    }
+
+    /// The peer turned messages away, and has room again: what it has not got is due.
+    pub(super) fn hear_of_room(&mut self, now: Duration) {
+        let round_trip = self.rtt.smoothed().unwrap_or_default();
+        self.direct.resend_settled(round_trip, now);
+        self.broadcast.resend_settled(round_trip, now);
     }
 
     /// An acknowledgement came.
@@ -477,9 +488,15 @@ impl Peer {
         }
         let news =
             Reliable::BOTH.map(|which| self.inbound(which).record(mark.floors[which.stream() as usize]));
-        if news.contains(&true) {
+        if news.contains(&true) || self.turned_away && self.has_room_again(limits) {
             self.owe_ack_for_taken(now, limits);
         }
+    }
+
+    /// Half of the inbox is free: worth a word to a peer whose messages were turned away.
+    fn has_room_again(&self, limits: &SessionLimits) -> bool {
+        let (messages, bytes) = self.load_in();
+        messages <= limits.inbox_messages / 2 && bytes <= limits.inbox_bytes / 2
     }
 
     /// Messages and bytes of this peer that wait for an earlier one or for the application.

@@ -678,6 +678,50 @@ fn messages_of_former_runs_count_against_the_inbox() {
     assert_eq!(wire.machine("bob").load_of(&id("ann")), (0, 0));
 }
 
+/// An application stands still while its peer sends more than the inbox holds. Once it reads again, what was turned away must not
+/// wait for a timer that has backed off meanwhile.
+#[test]
+fn what_had_no_room_comes_as_soon_as_there_is_room() {
+    for standstill in [1, 7, 30, 90] {
+        let mut wire = Wire::of(&[]);
+        wire.reliable = true;
+        wire.start("ann", 1, |_| {});
+        wire.start("bob", 1, |config| config.limits.inbox_messages = 10);
+        wire.link("ann", "bob");
+        wire.node("bob").reads = false;
+        for n in 0..40 {
+            wire.send("ann", draft("bob", n));
+            wire.pass(MS(1));
+        }
+        wire.pass(SECS(standstill));
+        wire.node("bob").reads = true;
+        wire.pass(MS(50));
+        let got = wire.node("bob").got.clone();
+        assert_eq!(got, (0..40).collect::<Vec<_>>(), "after {standstill} s");
+    }
+}
+
+/// The same where what fills the inbox came from the sender's former run.
+#[test]
+fn messages_of_a_former_run_make_room_for_the_present_one() {
+    let mut wire = Wire::of(&[]);
+    wire.reliable = true;
+    wire.start("bob", 1, |config| config.limits.inbox_messages = 10);
+    wire.start("ann", 1, |_| {});
+    wire.link("ann", "bob");
+    wire.node("bob").reads = false;
+    (0..10).for_each(|n| _ = wire.send("ann", draft("bob", n)));
+    wire.pass(SECS(1));
+    wire.start("ann", 2, |_| {});
+    wire.down("bob", "ann");
+    wire.link("ann", "bob");
+    (10..20).for_each(|n| _ = wire.send("ann", draft("bob", n)));
+    wire.pass(SECS(30));
+    wire.node("bob").reads = true;
+    wire.pass(MS(50));
+    assert_eq!(wire.node("bob").got, (0..20).collect::<Vec<_>>());
+}
+
 /// One peer's work turns out to be finished; another's must not wait for the next event.
 #[test]
 fn a_peer_whose_messages_have_expired_holds_up_nobody() {
