@@ -104,8 +104,8 @@ const MUTANTS: &[Mutant] = &[
     mutant(
         "ignore-silence",
         HEALTH,
-        "None if now >= self.decides_at(doubt) => {",
-        "None if now >= self.decides_at(doubt) && false => {",
+        "&& (other_answers || now >= self.decides_at(doubt) + self.config.down_after) =>",
+        "&& (false && other_answers) =>",
     ),
 ];
 
