@@ -55,6 +55,8 @@ pub(super) struct Machine {
     marks: BTreeMap<[u8; 32], Mark>,
     next_broadcast: u64,
     next_best_effort_broadcast: u64,
+    /// Best-effort streams to peers that are met now begin here: beyond all that was ever said to somebody who is forgotten.
+    first_best_effort: u64,
     unsigned_broadcast: VecDeque<(u64, UnsignedMessage)>,
     best_effort_broadcast: VecDeque<UnsignedMessage>,
     inbox: Inbox,
@@ -142,6 +144,7 @@ impl Machine {
                 .collect(),
             next_broadcast: 1,
             next_best_effort_broadcast: 1,
+            first_best_effort: 1,
             unsigned_broadcast: VecDeque::new(),
             best_effort_broadcast: VecDeque::new(),
             inbox: Inbox::default(),
@@ -365,10 +368,10 @@ impl Machine {
     }
 
     fn peer(&mut self, agent: &AgentId) -> &mut Peer {
-        let limits = &self.limits;
+        let (limits, first) = (&self.limits, self.first_best_effort);
         self.peers
             .entry(agent.clone())
-            .or_insert_with(|| Peer::new(agent.clone(), limits))
+            .or_insert_with(|| Peer::new(agent.clone(), limits, first))
     }
 
     // ---------------------------------------------------------------------------------------------------- receiving
@@ -397,9 +400,11 @@ impl Machine {
                     }
                     if was_up {
                         self.peers_changed = true;
+                        let peer = peer.clone();
                         self.events.push(SessionEvent::PeerDown { peer, reason });
                     }
                 }
+                self.forget_stranger(&peer);
             }
             TransportEvent::Lost { peer, transmissions } => {
                 if let Some(state) = self.peers.get_mut(&peer) {
@@ -412,6 +417,18 @@ impl Machine {
                 self.events
                     .push(SessionEvent::TransportRefused { peer, reason, detail });
             }
+        }
+    }
+
+    /// Somebody who never proved anything, and to whom nothing was said but hellos, leaves nothing behind: names cost a hostile server
+    /// nothing.
+    fn forget_stranger(&mut self, agent: &AgentId) {
+        if self.peers.get(agent).is_some_and(Peer::is_stranger)
+            && let Some(peer) = self.peers.remove(agent)
+        {
+            // A number that was used once must not be used again for anything else, whoever it was that heard it.
+            self.first_best_effort = self.first_best_effort.max(peer.upcoming_best_effort());
+            self.peers_changed = true;
         }
     }
 
@@ -532,11 +549,9 @@ impl Machine {
 
     /// Passes on what is in order.
     fn deliver(&mut self, source: &AgentId, which: Reliable) {
-        let limits = &self.limits;
-        let peer = self
-            .peers
-            .entry(source.clone())
-            .or_insert_with(|| Peer::new(source.clone(), limits));
+        let Some(peer) = self.peers.get_mut(source) else {
+            return;
+        };
         let epoch = peer.epoch.unwrap_or_default();
         while let Some((message, road)) = peer.inbound(which).next() {
             self.dirty_marks.insert(source.clone());

@@ -103,7 +103,8 @@ struct AckState {
 }
 
 impl Peer {
-    pub(super) fn new(agent: AgentId, limits: &SessionLimits) -> Self {
+    /// A peer whose best-effort stream begins with this number.
+    pub(super) fn new(agent: AgentId, limits: &SessionLimits, next_best_effort: u64) -> Self {
         Self {
             agent,
             linked: false,
@@ -119,7 +120,7 @@ impl Peer {
             unsigned: VecDeque::new(),
             best_effort: VecDeque::new(),
             shared: VecDeque::new(),
-            next_best_effort: 1,
+            next_best_effort,
             inbound: Default::default(),
             former_inbox: (0, 0),
             turned_away: false,
@@ -259,6 +260,17 @@ impl Peer {
     pub(super) fn next_best_effort(&mut self) -> u64 {
         self.next_best_effort += 1;
         self.next_best_effort - 1
+    }
+
+    /// The number that comes next.
+    pub(super) fn upcoming_best_effort(&self) -> u64 {
+        self.next_best_effort
+    }
+
+    /// Nothing was ever verified of it, and no message was ever meant for it.
+    pub(super) fn is_stranger(&self) -> bool {
+        let untouched = self.direct.next() == 1 && self.wake_at.is_none() && !self.missed;
+        self.key.is_none() && !self.member && untouched
     }
 
     pub(super) fn outbound(&mut self, which: Reliable) -> &mut Outbound {

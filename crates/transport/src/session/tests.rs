@@ -722,6 +722,31 @@ fn messages_of_a_former_run_make_room_for_the_present_one() {
     assert_eq!(wire.node("bob").got, (0..20).collect::<Vec<_>>());
 }
 
+/// Falsified by names that a hostile server invents and that are kept for ever, and by a number that is used twice.
+#[test]
+fn strangers_leave_nothing_behind_but_their_numbers() {
+    let mut wire = Wire::of(&["ann"]);
+    let mut numbers = BTreeSet::new();
+    for n in 0..50 {
+        let name = if n % 2 == 0 { "bob" } else { "mallory" };
+        wire.up("ann", name);
+        wire.pass(SECS(1));
+        wire.down("ann", name);
+        assert_eq!(wire.machine("ann").peers().len(), 0);
+        for (_, hello) in wire.frames.drain(..) {
+            let flight = ifmsg::decode(&hello.frame, &Default::default()).unwrap();
+            let fresh = flight.headers().all(|header| numbers.insert(header.sequence));
+            assert!(fresh, "{numbers:?}");
+        }
+    }
+    assert!(numbers.len() >= 50);
+    // Somebody for whom there is a message is no stranger.
+    wire.send("ann", draft("bob", 1));
+    wire.up("ann", "bob");
+    wire.down("ann", "bob");
+    assert_eq!(wire.machine("ann").peers().len(), 1);
+}
+
 /// One peer's work turns out to be finished; another's must not wait for the next event.
 #[test]
 fn a_peer_whose_messages_have_expired_holds_up_nobody() {
