@@ -104,8 +104,8 @@ const MUTANTS: &[Mutant] = &[
     mutant(
         "ignore-silence",
         HEALTH,
-        "&& (other_answers || now >= self.decides_at(doubt) + self.config.down_after) =>",
-        "&& (false && other_answers) =>",
+        "if self.linked && self.verdict != RoadHealth::Down && !later_one_answered && self.doubt.is_none() {",
+        "if self.linked && !later_one_answered && self.doubt.is_none() && false {",
     ),
 ];
 

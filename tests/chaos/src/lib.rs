@@ -1154,7 +1154,7 @@ impl Weather {
 
 /// Whether at the end of the story with this seed the roads that are not healed carry nothing any more.
 fn falls_silent(seed: u64) -> bool {
-    seed / 8 % 2 == 0
+    (seed / 8).is_multiple_of(2)
 }
 
 async fn pass(millis: u64) {
