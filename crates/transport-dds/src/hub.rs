@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ifmesh_transport::{Clock, DownReason, PeerKeys, PeerTrust, SharedRandom, TransportEvent};
+use ifmesh_transport::{Clock, DownReason, PeerKeys, PeerTrust, SharedRandom, TransportEvent, awaited};
 use ifmsg::{AgentId, PublicKey};
 use rand_core::Rng as _;
 use tokio::{
@@ -16,7 +16,6 @@ use tokio::{
 };
 
 use crate::{
-    awaited::awaited,
     board::count,
     config::DdsConfig,
     engine::{Engine, Inputs, Writers},

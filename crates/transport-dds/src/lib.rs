@@ -44,7 +44,6 @@
 //! # }
 //! ```
 
-mod awaited;
 mod board;
 mod config;
 mod engine;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use ifmesh_transport::{Assembler, ChunkLimits, DownReason, Events, Lane, Splitter, TransportEvent};
+use ifmesh_transport::{Assembler, ChunkLimits, DownReason, Events, Lane, Splitter, TransportEvent, awaited};
 use ifmsg::{AgentId, Identity, PublicKey};
 use tokio::{
     sync::{mpsc, watch},
@@ -22,7 +22,6 @@ use tokio::{
 };
 
 use crate::{
-    awaited::awaited,
     board::{Board, count},
     config::DdsLimits,
     engine::Writers,

@@ -1,27 +1,23 @@
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     thread,
 };
 
 use async_trait::async_trait;
 use futures::future::join_all;
 use ifmesh_transport::{
-    Capabilities, Clock, CloseError, Closed, Envelope, Events, IfTransport, Lane, LinkStatus, Queued,
-    SendError, SharedRandom, TransportEvent,
+    Capabilities, Clock, CloseError, Closed, Ending, Envelope, Events, IfTransport, Lane, LinkStatus,
+    SendError, SharedRandom, TransportEvent, Unread,
 };
 use ifmsg::{AgentId, Destination};
 use rand_core::{CryptoRng, Rng as _};
 use tokio::{
-    sync::{Mutex, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
 use crate::{
-    awaited::awaited,
     board::Board,
     config::{DdsAgent, DdsConfig},
     engine::{self, Engine},
@@ -46,11 +42,9 @@ pub struct DdsTransport {
     max_frame: usize,
     max_sample: usize,
     board: Arc<Board>,
-    events: Mutex<mpsc::Receiver<Queued>>,
+    events: Unread,
     bus: mpsc::Sender<ToBus>,
-    closing: watch::Sender<bool>,
-    done: watch::Receiver<Option<u64>>,
-    unsent_told: AtomicBool,
+    ending: Ending,
     hub: JoinHandle<()>,
 }
 
@@ -110,7 +104,7 @@ impl DdsTransport {
         presence.sign(&identity);
 
         let board = Arc::<Board>::default();
-        let (events, received) = Events::new(config.limits.event_bytes);
+        let (events, unread) = Events::new(config.limits.event_bytes);
         let common = Common {
             agent: agent.clone(),
             name: Arc::clone(&name),
@@ -120,8 +114,7 @@ impl DdsTransport {
             events,
             board: Arc::clone(&board),
         };
-        let (closing, closed) = watch::channel(false);
-        let (finished, done) = watch::channel(None);
+        let (ending, closing, finished) = Ending::new();
         let (bus, to_bus) = mpsc::channel(BUS_QUEUE);
         let (max_frame, max_sample) = (common.limits.max_frame, common.max_sample);
         let hub = Hub::new(Arc::new(common), config, keys, clock, random, presence);
@@ -131,12 +124,10 @@ impl DdsTransport {
             max_frame,
             max_sample,
             board,
-            events: Mutex::new(received),
+            events: unread,
             bus,
-            closing,
-            done,
-            unsent_told: AtomicBool::new(false),
-            hub: tokio::spawn(hub.run(engine, inputs, to_bus, closed, finished)),
+            ending,
+            hub: tokio::spawn(hub.run(engine, inputs, to_bus, closing, finished)),
         }))
     }
 
@@ -277,8 +268,7 @@ impl IfTransport for DdsTransport {
     }
 
     async fn recv(&self) -> Result<TransportEvent, Closed> {
-        let queued = self.events.lock().await.recv().await;
-        queued.map(|queued| queued.event).ok_or(Closed)
+        self.events.recv().await
     }
 
     fn links(&self) -> Vec<LinkStatus> {
@@ -287,15 +277,7 @@ impl IfTransport for DdsTransport {
 
     async fn close(&self) -> Result<(), CloseError> {
         self.board.close();
-        self.closing.send_replace(true);
-        let done = awaited(&mut self.done.clone(), |unsent| unsent.is_some()).await;
-        // None: the runtime ended before it.
-        let unsent = done.flatten().unwrap_or(0);
-        if unsent > 0 && !self.unsent_told.swap(true, Ordering::Relaxed) {
-            let envelopes = usize::try_from(unsent).unwrap_or(usize::MAX);
-            return Err(CloseError::Unsent { envelopes });
-        }
-        Ok(())
+        self.ending.close().await
     }
 }
 

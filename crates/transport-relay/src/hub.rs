@@ -7,7 +7,7 @@ use std::{
 };
 
 use ifmesh_signaling::{AgentInfo, Client, ErrorCode, Event, RelayFrame, RelayTerms};
-use ifmesh_transport::{Clock, DownReason, LinkNotice, PeerTrust, SharedRandom};
+use ifmesh_transport::{Clock, DownReason, LinkNotice, PeerTrust, SharedRandom, awaited};
 use ifmsg::{AgentId, PublicKey, Timestamp};
 use tokio::{
     sync::{Notify, watch},
@@ -93,7 +93,7 @@ impl Hub {
             let timer = deadline.map_or(not_before, |deadline| deadline.max(not_before));
             // Not biased: neither what comes nor what goes may hold up the other.
             tokio::select! {
-                () = crate::transport::set(&mut closing), if close_by.is_none() => {
+                _ = awaited(&mut closing, |closing| closing), if close_by.is_none() => {
                     shared.state().close();
                     close_by = Some(Instant::now() + self.config.limits.close_timeout);
                 }

@@ -1,20 +1,14 @@
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use ifmesh_signaling::{Client, ClientConfig, Event, SocketRole};
 use ifmesh_transport::{
-    Capabilities, Clock, CloseError, Closed, Envelope, IfTransport, Lane, LinkStatus, MAX_CHUNKED_FRAME,
-    SendError, SharedRandom, TransportEvent,
+    Capabilities, Clock, CloseError, Closed, Ending, Envelope, IfTransport, Lane, LinkStatus,
+    MAX_CHUNKED_FRAME, SendError, SharedRandom, TransportEvent,
 };
 use ifmsg::{AgentId, Destination};
 use rand_core::CryptoRng;
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{task::JoinHandle, time::timeout};
 
 use crate::{
     config::RelayConfig,
@@ -32,9 +26,7 @@ use crate::{
 pub struct RelayTransport {
     agent: AgentId,
     shared: Arc<Shared>,
-    closing: watch::Sender<bool>,
-    done: watch::Receiver<Option<u64>>,
-    unsent_told: AtomicBool,
+    ending: Ending,
     hub: JoinHandle<()>,
 }
 
@@ -99,8 +91,7 @@ impl RelayTransport {
         let (server, agents, terms) = registered.unwrap_or(Err(StartError::Unreachable { last }))?;
 
         let shared = Arc::new(Shared::new(State::new(config.agent.clone(), config.limits)));
-        let (closing, closed) = watch::channel(false);
-        let (finished, done) = watch::channel(None);
+        let (ending, closing, finished) = Ending::new();
         let agent = config.agent.clone();
         let hub = Hub {
             client,
@@ -108,15 +99,13 @@ impl RelayTransport {
             clock,
             random,
             shared: Arc::clone(&shared),
-            closing: closed,
+            closing,
             server,
         };
         Ok(Arc::new(Self {
             agent,
             shared,
-            closing,
-            done,
-            unsent_told: AtomicBool::new(false),
+            ending,
             hub: tokio::spawn(hub.run(agents, terms, finished)),
         }))
     }
@@ -224,20 +213,7 @@ impl IfTransport for RelayTransport {
 
     async fn close(&self) -> Result<(), CloseError> {
         self.shared.state().close();
-        self.closing.send_replace(true);
-        let mut done = self.done.clone();
-        let done = done
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|unsent| *unsent);
-        // None: the runtime ended before it.
-        let unsent = done.unwrap_or(0);
-        if unsent > 0 && !self.unsent_told.swap(true, Ordering::Relaxed) {
-            let envelopes = usize::try_from(unsent).unwrap_or(usize::MAX);
-            return Err(CloseError::Unsent { envelopes });
-        }
-        Ok(())
+        self.ending.close().await
     }
 }
 
@@ -253,9 +229,4 @@ impl fmt::Debug for RelayTransport {
             .field("agent", &self.agent)
             .finish_non_exhaustive()
     }
-}
-
-/// Waits until the flag is set, or until nobody can set it any more. Cancel safe.
-pub(crate) async fn set(flag: &mut watch::Receiver<bool>) {
-    let _ = flag.wait_for(|is_set| *is_set).await;
 }

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use ifmesh_signaling::{IceCandidate, Signal, SignalSender};
 use ifmesh_transport::{
-    Assembler, ChunkLimits, DownReason, Events, Lane, LinkNotice, Splitter, TransportEvent, is_chunk,
+    Assembler, ChunkLimits, DownReason, Events, Lane, LinkNotice, Splitter, TransportEvent, awaited, is_chunk,
 };
 use ifmsg::{AgentId, Identity};
 use tokio::{
@@ -20,7 +20,6 @@ use tokio::{
 };
 
 use crate::{
-    awaited::awaited,
     board::{Accepted, Board, CUT_ABOVE, Outbound, count},
     config::{MAX_FRAME, MAX_MESSAGE, WebRtcLimits},
     engine::{self, CloseReason, Peer, PeerEvent},

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ifmesh_signaling::{AgentInfo, Client, ErrorCode, Event, Signal};
-use ifmesh_transport::{DownReason, LinkNotice, PeerTrust, TransportEvent};
+use ifmesh_transport::{DownReason, LinkNotice, PeerTrust, TransportEvent, awaited};
 use ifmsg::AgentId;
 use tokio::{
     sync::{mpsc, watch},
@@ -17,7 +17,6 @@ use tokio::{
 };
 
 use crate::{
-    awaited::awaited,
     board::{Wish, count},
     peer::{Common, PeerTask, Presence},
 };

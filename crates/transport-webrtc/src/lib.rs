@@ -50,7 +50,6 @@
 //! ```
 #![doc = include_str!("hello.md")]
 
-mod awaited;
 mod board;
 mod config;
 mod connection;

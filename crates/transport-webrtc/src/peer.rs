@@ -14,7 +14,9 @@ use ifmesh_signaling::{
     IceCandidate, IceServers, Role, SessionId, Sha256Digest, Signal, SignalSender, SignedDescription,
     VerifiedDescription, sign_description, verify_description,
 };
-use ifmesh_transport::{Clock, DownReason, Events, LinkNotice, PeerTrust, SharedRandom, TransportEvent};
+use ifmesh_transport::{
+    Clock, DownReason, Events, LinkNotice, PeerTrust, SharedRandom, TransportEvent, awaited,
+};
 use ifmsg::{AgentId, PublicKey};
 use rand_core::Rng as _;
 use tokio::{
@@ -24,7 +26,6 @@ use tokio::{
 };
 
 use crate::{
-    awaited::awaited,
     board::{Board, Wish, count},
     config::{MeshMode, WebRtcConfig},
     connection::{Connection, Order, Report},

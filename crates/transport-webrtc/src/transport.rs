@@ -1,28 +1,20 @@
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use ifmesh_signaling::{Client, ClientConfig, Event};
 use ifmesh_transport::{
-    Capabilities, Clock, CloseError, Closed, Envelope, Events, IfTransport, Lane, LinkNotice, LinkStatus,
-    Queued, SendError, SharedRandom, TransportEvent,
+    Capabilities, Clock, CloseError, Closed, Ending, Envelope, Events, IfTransport, Lane, LinkNotice,
+    LinkStatus, SendError, SharedRandom, TransportEvent, Unread,
 };
 use ifmsg::{AgentId, Destination};
 use rand_core::CryptoRng;
-use tokio::{
-    sync::{Mutex, Semaphore, mpsc, watch},
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{sync::Semaphore, task::JoinHandle, time::timeout};
 
 use crate::{
-    awaited::awaited,
     board::{Board, Outbound, Wish},
     config::{MAX_FRAME, WebRtcConfig},
     error::StartError,
@@ -43,10 +35,8 @@ pub struct WebRtcTransport {
     on_demand: bool,
     link_patience: Duration,
     board: Arc<Board>,
-    events: Mutex<mpsc::Receiver<Queued>>,
-    closing: watch::Sender<bool>,
-    done: watch::Receiver<Option<u64>>,
-    unsent_told: AtomicBool,
+    events: Unread,
+    ending: Ending,
     hub: JoinHandle<()>,
 }
 
@@ -111,7 +101,7 @@ impl WebRtcTransport {
         let notices = Notices(config.observer.clone());
         notices.tell(|| LinkNotice::SignalingConnected { server });
         let (board, wishes) = Board::new(Arc::clone(&clock));
-        let (events, received) = Events::new(config.limits.event_bytes);
+        let (events, unread) = Events::new(config.limits.event_bytes);
         let agent = config.agent.clone();
         let limits = config.limits;
         let on_demand = config.mesh.is_on_demand();
@@ -129,18 +119,15 @@ impl WebRtcTransport {
             events,
             board: Arc::clone(&board),
         };
-        let (closing, closed) = watch::channel(false);
-        let (finished, done) = watch::channel(None);
-        let hub = Hub::new(client, Arc::new(common), wishes, closed);
+        let (ending, closing, finished) = Ending::new();
+        let hub = Hub::new(client, Arc::new(common), wishes, closing);
         Ok(Arc::new(Self {
             agent,
             on_demand,
             link_patience: limits.handshake_timeout,
             board,
-            events: Mutex::new(received),
-            closing,
-            done,
-            unsent_told: AtomicBool::new(false),
+            events: unread,
+            ending,
             hub: tokio::spawn(hub.run(agents, finished)),
         }))
     }
@@ -239,8 +226,7 @@ impl IfTransport for WebRtcTransport {
     }
 
     async fn recv(&self) -> Result<TransportEvent, Closed> {
-        let queued = self.events.lock().await.recv().await;
-        queued.map(|queued| queued.event).ok_or(Closed)
+        self.events.recv().await
     }
 
     fn wake(&self, peer: &AgentId) {
@@ -255,15 +241,7 @@ impl IfTransport for WebRtcTransport {
 
     async fn close(&self) -> Result<(), CloseError> {
         self.board.close();
-        self.closing.send_replace(true);
-        let done = awaited(&mut self.done.clone(), |unsent| unsent.is_some()).await;
-        // None: the runtime ended before it.
-        let unsent = done.flatten().unwrap_or(0);
-        if unsent > 0 && !self.unsent_told.swap(true, Ordering::Relaxed) {
-            let envelopes = usize::try_from(unsent).unwrap_or(usize::MAX);
-            return Err(CloseError::Unsent { envelopes });
-        }
-        Ok(())
+        self.ending.close().await
     }
 }
 

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::TransportEvent;
+use crate::{Closed, TransportEvent};
 
 /// Least charge for a frame that waits, in bytes; bounds the number of frames.
 pub const LEAST_CHARGE: usize = 1_024;
@@ -15,21 +15,24 @@ pub struct Events {
     most: usize,
 }
 
+/// What is yet to be read.
+#[derive(Debug)]
+pub struct Unread(Mutex<mpsc::Receiver<Queued>>);
+
 /// An event, and the room that it takes up until it is read.
 #[derive(Debug)]
-pub struct Queued {
-    /// The event.
-    pub event: TransportEvent,
+struct Queued {
+    event: TransportEvent,
     _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Events {
     /// Both ends of a queue for frames of so many bytes, at least 64 times [`LEAST_CHARGE`].
-    pub fn new(bytes: usize) -> (Self, mpsc::Receiver<Queued>) {
+    pub fn new(bytes: usize) -> (Self, Unread) {
         let most = bytes.clamp(64 * LEAST_CHARGE, u32::MAX as usize);
         let (queue, events) = mpsc::channel(most / LEAST_CHARGE);
         let room = Arc::new(Semaphore::new(most));
-        (Self { queue, room, most }, events)
+        (Self { queue, room, most }, Unread(Mutex::new(events)))
     }
 
     /// Waits while too much is unread. Errors do not matter: nobody will read again.
@@ -54,6 +57,14 @@ impl Events {
         if self.queue.capacity() > self.queue.max_capacity() / 2 {
             self.offer(event);
         }
+    }
+}
+
+impl Unread {
+    /// The next event, for [`recv`](crate::IfTransport::recv); an error when all [`Events`] are gone and all is read. Cancel safe.
+    pub async fn recv(&self) -> Result<TransportEvent, Closed> {
+        let queued = self.0.lock().await.recv().await;
+        queued.map(|queued| queued.event).ok_or(Closed)
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod chunk;
 mod clock;
+mod ending;
 mod envelope;
 mod error;
 mod event;
@@ -29,10 +30,11 @@ pub use chunk::{
     Assembler, CHUNK_HEADER, ChunkError, ChunkLimits, ChunkMetrics, MAX_CHUNKED_FRAME, Splitter, is_chunk,
 };
 pub use clock::{Clock, SystemClock, VirtualClock};
+pub use ending::{Ending, awaited};
 pub use envelope::{Class, Envelope, Feedback, Lane, Route};
 pub use error::{CloseError, Closed, SendError};
 pub use event::{DownReason, RoadChange, RoadHealth, TransportEvent};
-pub use events::{Events, LEAST_CHARGE, Queued, charge};
+pub use events::{Events, LEAST_CHARGE, Unread, charge};
 pub use link::{Capabilities, LinkState, LinkStatus, Path, RoadStatus};
 pub use notice::{LinkNotice, LinkObserver};
 pub use random::SharedRandom;
