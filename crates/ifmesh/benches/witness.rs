@@ -1,11 +1,14 @@
-//! Messages per second between two agents with their witness logs on and off, in one run, alternating; and the ratio.
+//! What a witness log costs two agents that talk: messages per second, and processor time for each message, with the logs on and
+//! off.
+//!
+//! Pairs of short rounds, one with and one without, now this one first, now that one; a pair gives one ratio. What else the
+//! machine does changes more slowly than that. The processor time counts all threads of this process, and not what others take.
 //!
 //! Over the in-memory mesh, which costs next to nothing: over a network the witness's share is smaller.
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,8 +21,8 @@ use ifmesh_transport_mem::{Mesh, MeshConfig};
 use ifmsg::{Permissions, TrustPolicy, TrustStore};
 use serde_json::json;
 
-const MESSAGES: u64 = 40_000;
-const ROUNDS: usize = 11;
+const MESSAGES: u64 = 20_000;
+const PAIRS: usize = 40;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -29,26 +32,74 @@ fn main() {
         .unwrap();
     runtime.block_on(async {
         let (mut off, mut on) = (Vec::new(), Vec::new());
-        round(None).await;
-        for _ in 0..ROUNDS {
-            off.push(round(None).await);
-            let dir = tempfile::tempdir_in(".").unwrap();
-            on.push(round(Some(dir.path())).await);
+        round(false).await;
+        round(true).await;
+        for pair in 0..PAIRS {
+            for with in [pair % 2 == 0, pair % 2 != 0] {
+                let done = round(with).await;
+                if with { &mut on } else { &mut off }.push(done);
+            }
         }
-        // Neighbours are compared with each other: what else the machine does changes more slowly than that.
-        let ratios = off.iter().zip(&on).map(|(off, on)| on / off).collect();
-        println!("witness off: {:.0} messages/s (median of {ROUNDS})", median(off));
-        println!("witness on:  {:.0} messages/s (median of {ROUNDS})", median(on));
-        println!("ratio:       {:.3} (median of {ROUNDS} pairs)", median(ratios));
+        for (name, rounds) in [("off", &off), ("on", &on)] {
+            let rate = Spread::of(rounds.iter().map(|round| round.rate));
+            let cpu = rounds.iter().map(|round| round.cpu).sum::<f64>() / rounds.len() as f64;
+            println!(
+                "witness {name}: {:.0} messages/s ({:.0} to {:.0}), {:.2} us of processor time for each",
+                rate.median, rate.low, rate.high, cpu
+            );
+        }
+        let ratio = Spread::of(off.iter().zip(&on).map(|(off, on)| on.rate / off.rate));
+        let of = |rounds: &[Round]| rounds.iter().map(|round| round.cpu).sum::<f64>();
+        println!(
+            "ratio of messages/s: {:.3} ({:.3} to {:.3})",
+            ratio.median, ratio.low, ratio.high
+        );
+        println!("ratio of processor time: {:.3}", of(&on) / of(&off));
+        println!("medians and quartiles of {PAIRS} pairs of {MESSAGES} messages");
     });
 }
 
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
+struct Round {
+    /// Messages per second.
+    rate: f64,
+    /// Microseconds of processor time for each message.
+    cpu: f64,
 }
 
-async fn round(logs: Option<&Path>) -> f64 {
+/// The median and the quartiles.
+struct Spread {
+    low: f64,
+    median: f64,
+    high: f64,
+}
+
+impl Spread {
+    fn of(all: impl Iterator<Item = f64>) -> Self {
+        let mut all: Vec<f64> = all.collect();
+        all.sort_by(f64::total_cmp);
+        let at = |quarter: usize| all[(all.len() - 1) * quarter / 4];
+        Self {
+            low: at(1),
+            median: at(2),
+            high: at(3),
+        }
+    }
+}
+
+/// Processor time of this process so far, in seconds; NaN where there is no /proc.
+fn processor_time() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name of the program, in brackets, may hold spaces. A tick is 10 ms on every Linux.
+    let ticks = stat.rsplit_once(')').and_then(|(_, rest)| {
+        let mut fields = rest.split_whitespace().skip(11);
+        Some(fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?)
+    });
+    ticks.map_or(f64::NAN, |ticks| ticks / 100.0)
+}
+
+async fn round(with_logs: bool) -> Round {
+    let logs = with_logs.then(|| tempfile::tempdir_in(".").unwrap());
+    let logs = logs.as_ref().map(|logs| logs.path());
     let names = ["ann", "bob"].map(|name| AgentId::new(name).unwrap());
     let identities = [Identity::from_seed(&[1; 32]), Identity::from_seed(&[2; 32])];
     let mut trust = TrustStore::new(TrustPolicy::Allowlist);
@@ -82,7 +133,7 @@ async fn round(logs: Option<&Path>) -> f64 {
     let [ann, bob] = <[Session; 2]>::try_from(sessions).unwrap().map(Arc::new);
     ann.peers_until(|peers| peers.iter().any(|peer| peer.up)).await;
     let text = "x".repeat(200);
-    let start = Instant::now();
+    let (start, processor) = (Instant::now(), processor_time());
     let receiver = tokio::spawn({
         let bob = bob.clone();
         async move {
@@ -107,5 +158,9 @@ async fn round(logs: Option<&Path>) -> f64 {
     for witness in witnesses {
         witness.close().await.unwrap();
     }
-    MESSAGES as f64 / seconds
+    Round {
+        rate: MESSAGES as f64 / seconds,
+        // What the logs leave to be done later counts too.
+        cpu: (processor_time() - processor) * 1e6 / MESSAGES as f64,
+    }
 }
