@@ -224,6 +224,94 @@ fn a_checkpoint_that_somebody_holds_shows_a_cut_that_the_files_alone_do_not() {
 }
 
 #[test]
+fn what_the_other_logs_in_the_folder_hold_is_compared_and_evidence_is_judged() {
+    let folder = copied();
+    let dir = folder.path().join("ann");
+    let text_of = || stdout(&witness(&["verify", text(folder.path())]));
+    // Of a log of eve's, of so many lines.
+    let note = |lines: u64, transport: &str| {
+        let (dir, now) = (
+            tempfile::tempdir().unwrap(),
+            ifmesh::Timestamp::from_unix_millis(0),
+        );
+        let settings = ifmesh_witness::Settings::new(dir.path(), "eve".try_into().unwrap());
+        let identity = ifmsg::Identity::from_seed(&[3; 32]);
+        let (mut log, _) = ifmesh_witness::Log::open(settings, identity, now).unwrap();
+        for _ in 1..lines {
+            let entry = ifmesh_witness::Entry::new(ifmesh_witness::Event::IfmessageSent);
+            log.append(now, &entry.transport(transport)).unwrap();
+        }
+        log.checkpoint().unwrap().note().to_owned()
+    };
+    // Bob holds the last checkpoint of ann's log, in whatever file.
+    let notes = fs::read_to_string(dir.join("00000000.checkpoints")).unwrap();
+    let notes: Vec<&str> = notes.split_inclusive('\n').collect();
+    let (first, last) = (notes[..5].concat(), notes[notes.len() - 5..].concat());
+    fs::create_dir_all(folder.path().join("bob/peers")).unwrap();
+    fs::write(folder.path().join("bob/peers/held.note"), last).unwrap();
+    assert_eq!(
+        code(&witness(&["verify", text(folder.path())])),
+        0,
+        "{}",
+        text_of()
+    );
+    let size: usize = first.lines().nth(1).unwrap().parse().unwrap();
+    change(&dir, |lines| lines.truncate(size));
+    fs::write(dir.join("00000000.checkpoints"), &first).unwrap();
+    fs::remove_file(dir.join("peers/cosigned")).ok();
+    assert_eq!(
+        code(&witness(&["verify", text(&dir)])),
+        0,
+        "ann's files alone do not show it"
+    );
+    assert_eq!(code(&witness(&["verify", text(folder.path())])), 1);
+    assert!(text_of().contains("its end was cut (by bob)"), "{}", text_of());
+
+    // Evidence: proof in itself, somebody's word, and nothing at all.
+    let folder = copied();
+    let file = folder.path().join("bob/peers/eve.forked");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let trust = folder.path().join("trust.toml");
+    let key = ifmsg::Identity::from_seed(&[3; 32]).public_key().to_hex();
+    let bound = fs::read_to_string(&trust).unwrap();
+    let entry = format!("\n[agents.eve]\nkey = \"{key}\"\n");
+    for (shown, known, exit, verdict) in [
+        (note(9, "other"), true, 1, "PROOF against the log of eve"),
+        (note(5, "other"), true, 1, "EVIDENCE against the log of eve"),
+        (note(9, "one"), true, 0, "void"),
+        ("nonsense".to_owned(), true, 0, "void"),
+        (note(9, "other"), false, 1, "its key is not known"),
+    ] {
+        let evidence = serde_json::json!({
+            "agent": "eve", "reason": "two-roots", "held": note(9, "one"), "shown": shown,
+        });
+        fs::write(&file, evidence.to_string()).unwrap();
+        fs::write(
+            &trust,
+            if known {
+                format!("{bound}{entry}")
+            } else {
+                bound.clone()
+            },
+        )
+        .unwrap();
+        let output = witness(&["verify", text(folder.path())]);
+        assert_eq!(
+            code(&output),
+            exit,
+            "{verdict}: {}{}",
+            stdout(&output),
+            stderr(&output)
+        );
+        assert!(
+            stdout(&output).contains(verdict),
+            "{verdict}: {}",
+            stdout(&output)
+        );
+    }
+}
+
+#[test]
 fn show_filters_and_shows_neither_payload_nor_key() {
     let dir = logs().join("bob");
     let all = json_lines(&witness(&["show", text(&dir), "--json"]));

@@ -151,6 +151,47 @@ pub struct Evidence {
     pub proof: Vec<String>,
 }
 
+/// What [`Evidence`] is worth to somebody who was not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Both checkpoints are signed by the owner and cannot both be of one log: proof in itself.
+    Proved,
+    /// Both are signed by the owner. That it never showed how the one grew into the other is the word of whoever kept them.
+    Claimed,
+    /// Not what it says: a checkpoint is not signed with the owner's key, or the two go together.
+    Void,
+}
+
+impl Evidence {
+    /// Judges it with the owner's keys alone.
+    pub fn judge(&self, keys: &LogKeys) -> Verdict {
+        let open = |note: &str| Checkpoint::open(note, keys).ok();
+        let (Some(held), Some(shown)) = (open(&self.held), open(&self.shown)) else {
+            return Verdict::Void;
+        };
+        if held.size() == shown.size() {
+            let differ = held.root() != shown.root();
+            return if differ { Verdict::Proved } else { Verdict::Void };
+        }
+        let follows = || {
+            from_hex(&self.proof).is_some_and(|proof| {
+                verify_consistency(held.size(), held.root(), shown.size(), shown.root(), &proof)
+            })
+        };
+        if follows() {
+            Verdict::Void
+        } else {
+            Verdict::Claimed
+        }
+    }
+
+    /// Over how many lines the two checkpoints are: that which was held, and that which was shown.
+    pub fn sizes(&self) -> (Option<u64>, Option<u64>) {
+        (size_in(&self.held), size_in(&self.shown))
+    }
+}
+
 /// The circle's folder could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -689,15 +730,15 @@ impl Effect {
         };
         path.extension().filter(|extension| *extension == "forked")?;
         let evidence: Evidence = serde_json::from_str(content).ok()?;
-        let size = |note: &str| note.lines().nth(1).and_then(|size| size.parse::<u64>().ok());
         let root = |note: &str| note.lines().nth(2).unwrap_or_default().to_owned();
         let mut entry = Entry::new(Event::LogForked)
             .peer(agent.clone())
             .with("reason", evidence.reason.as_str())
             .with("held_root", root(&evidence.held))
             .with("shown_root", root(&evidence.shown));
-        for (name, note) in [("held_size", &evidence.held), ("shown_size", &evidence.shown)] {
-            if let Some(size) = size(note) {
+        let (held, shown) = evidence.sizes();
+        for (name, size) in [("held_size", held), ("shown_size", shown)] {
+            if let Some(size) = size {
                 entry = entry.with(name, size);
             }
         }
@@ -814,6 +855,27 @@ pub fn held_notes(dir: &Path) -> Vec<(AgentId, PathBuf)> {
         .collect();
     held.sort();
     held
+}
+
+/// The evidence in the folder of this log against other agents' logs: each with its file.
+pub fn evidence(dir: &Path) -> Vec<(Evidence, PathBuf)> {
+    let Ok(entries) = fs::read_dir(dir.join("peers")) else {
+        return Vec::new();
+    };
+    let mut paths: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "forked"))
+        .collect();
+    paths.sort();
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).ok()?;
+        Some((serde_json::from_str(&text).ok()?, path))
+    };
+    paths.into_iter().filter_map(read).collect()
+}
+
+fn size_in(note: &str) -> Option<u64> {
+    note.lines().nth(1)?.parse().ok()
 }
 
 fn may_prove(state: &mut Peer, now: Timestamp) -> bool {

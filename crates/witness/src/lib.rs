@@ -27,7 +27,9 @@ mod witness;
 pub use checkpoint::{
     Checkpoint, CheckpointError, LogKeys, agent_of_origin, origin, verifier_key, verify_cosignature,
 };
-pub use circle::{Circle, CircleError, Cosigned, Effect, Evidence, cosigned, held_notes, prove_growth};
+pub use circle::{
+    Circle, CircleError, Cosigned, Effect, Evidence, Verdict, cosigned, evidence, held_notes, prove_growth,
+};
 pub use log::{CHECKPOINT_LINES, CHECKPOINT_MILLIS, Log, LogError, PUBLISH_MILLIS, Recovered, Settings, Tip};
 pub use proof::{
     ConsistencyProof, InclusionProof, ProofError, ProveError, check_consistency_proof, check_proof, prove,

@@ -176,7 +176,7 @@ impl Log {
         fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
         let lock = lock(dir)?;
         let keys = settings.keys(&identity);
-        let walked = walk(dir, &keys, None, |_| {}).map_err(|error| LogError::Damaged {
+        let walked = walk(dir, &keys, Vec::new(), |_| {}).map_err(|error| LogError::Damaged {
             dir: dir.clone(),
             error,
         })?;

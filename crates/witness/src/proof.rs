@@ -89,7 +89,7 @@ pub enum ProofError {
 /// [`ProveError`].
 pub fn prove(dir: &Path, keys: &LogKeys, digest: &MessageDigest) -> Result<Vec<InclusionProof>, ProveError> {
     let (mut leaves, mut found) = (Vec::new(), Vec::new());
-    let walked = walk(dir, keys, None, |line| {
+    let walked = walk(dir, keys, Vec::new(), |line| {
         if line.record.digest == Some(*digest) {
             found.push((line.record.seq, String::from_utf8_lossy(line.bytes).into_owned()));
         }
@@ -160,7 +160,7 @@ pub fn prove_consistency(
 ) -> Result<ConsistencyProof, ProveError> {
     let held = Checkpoint::open(held_note, keys).map_err(VerifyError::Held)?;
     let mut leaves = Vec::new();
-    let walked = walk(dir, keys, Some(&held), |line| leaves.push(line.leaf))?;
+    let walked = walk(dir, keys, vec![held.clone()], |line| leaves.push(line.leaf))?;
     let log = verified(dir, walked)?;
     let new = log.last.ok_or(ProveError::NoCheckpoint)?;
     leaves.truncate(new.size().try_into().unwrap_or(usize::MAX));

@@ -46,16 +46,22 @@ pub struct Verified {
 /// # Errors
 /// The first thing that is wrong, with segment and line; or why the disk could not be read.
 pub fn verify(dir: &Path, keys: &LogKeys) -> Result<Verified, VerifyError> {
-    verified(dir, walk(dir, keys, None, |_| {})?)
+    verified(dir, walk(dir, keys, Vec::new(), |_| {})?)
 }
 
-/// As [`verify`], and the log has to begin with what the held checkpoint covers: nothing under it was changed, and nothing cut.
+/// As [`verify`], and the log has to begin with what each of the held checkpoints covers: nothing under them was changed, and
+/// nothing cut.
 ///
 /// # Errors
 /// Those of [`verify`]; [`VerifyError::Forked`], [`VerifyError::Cut`] and [`VerifyError::Held`].
-pub fn verify_against(dir: &Path, keys: &LogKeys, held_note: &str) -> Result<Verified, VerifyError> {
-    let held = Checkpoint::open(held_note, keys).map_err(VerifyError::Held)?;
-    verified(dir, walk(dir, keys, Some(&held), |_| {})?)
+pub fn verify_against<'a>(
+    dir: &Path,
+    keys: &LogKeys,
+    held_notes: impl IntoIterator<Item = &'a str>,
+) -> Result<Verified, VerifyError> {
+    let held = held_notes.into_iter().map(|note| Checkpoint::open(note, keys));
+    let held = held.collect::<Result<_, _>>().map_err(VerifyError::Held)?;
+    verified(dir, walk(dir, keys, held, |_| {})?)
 }
 
 /// As [`verify`], and shows every record on the way, in order. **What was shown counts only if all of it verifies**: keep it to
@@ -64,7 +70,7 @@ pub fn verify_against(dir: &Path, keys: &LogKeys, held_note: &str) -> Result<Ver
 /// # Errors
 /// As [`verify`].
 pub fn read(dir: &Path, keys: &LogKeys, mut on_record: impl FnMut(&Record)) -> Result<Verified, VerifyError> {
-    verified(dir, walk(dir, keys, None, |line| on_record(line.record))?)
+    verified(dir, walk(dir, keys, Vec::new(), |line| on_record(line.record))?)
 }
 
 /// Whose log this folder seems to hold, by its checkpoints and its lines; unverified, and empty if there is no log. More than one

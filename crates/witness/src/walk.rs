@@ -1,6 +1,7 @@
 //! Reads a whole log from disk and holds every line against the one before, the tree and the checkpoints.
 
 use std::{
+    collections::VecDeque,
     fmt, fs,
     fs::File,
     io::{self, BufRead as _, BufReader, Read as _},
@@ -183,12 +184,13 @@ pub(crate) fn checkpoints_path(dir: &Path, segment: u32) -> PathBuf {
 pub(crate) fn walk(
     dir: &Path,
     keys: &LogKeys,
-    held: Option<&Checkpoint>,
+    mut held: Vec<Checkpoint>,
     mut on_line: impl FnMut(&WalkedLine<'_>),
 ) -> Result<Walked, VerifyError> {
+    held.sort_by_key(Checkpoint::size);
     let mut walk = Walk {
         keys,
-        held,
+        held: held.into(),
         done: Walked::default(),
     };
     let segments = segments(dir)?;
@@ -197,9 +199,7 @@ pub(crate) fn walk(
         walk.segment(dir, segment, segment + 1 == segments, &mut on_line)?;
     }
     walk.done.segments = segments;
-    if let Some(held) = held
-        && held.size() > walk.done.frontier.size()
-    {
+    if let Some(held) = walk.held.front() {
         return Err(VerifyError::Cut {
             size: held.size(),
             lines: walk.done.frontier.size(),
@@ -244,7 +244,8 @@ fn segments(dir: &Path) -> Result<u32, VerifyError> {
 
 struct Walk<'a> {
     keys: &'a LogKeys,
-    held: Option<&'a Checkpoint>,
+    /// Those that more lines than have been seen are to be held against, the smallest first.
+    held: VecDeque<Checkpoint>,
     done: Walked,
 }
 
@@ -333,15 +334,14 @@ impl Walk<'_> {
         Ok((record, leaf))
     }
 
-    fn compare_held(&self) -> Result<(), VerifyError> {
-        match self.held {
-            Some(held)
-                if held.size() == self.done.frontier.size() && *held.root() != self.done.frontier.root() =>
-            {
-                Err(VerifyError::Forked { size: held.size() })
+    fn compare_held(&mut self) -> Result<(), VerifyError> {
+        let size = self.done.frontier.size();
+        while let Some(held) = self.held.pop_front_if(|held| held.size() == size) {
+            if *held.root() != self.done.frontier.root() {
+                return Err(VerifyError::Forked { size });
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// The checkpoints of a segment, in order. Each covers at least one line of it that no earlier one does.

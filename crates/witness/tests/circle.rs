@@ -16,8 +16,8 @@ use std::{
 
 use common::{at, sent};
 use ifmesh_witness::{
-    Circle, Cosigned, Detail, Effect, Event, Evidence, Log, LogKeys, Settings, Tip, cosigned, held_notes,
-    prove_growth, verify_against,
+    Circle, Cosigned, Detail, Effect, Event, Log, LogKeys, Settings, Tip, Verdict, cosigned, evidence,
+    held_notes, prove_growth, verify_against,
 };
 use ifmsg::{AgentId, Identity, PublicKey};
 use serde_json::Value;
@@ -169,17 +169,6 @@ impl World {
     }
 }
 
-fn evidence(dir: &Path) -> Vec<Evidence> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir.join("peers")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "forked") {
-            found.push(serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap());
-        }
-    }
-    found
-}
-
 const PAIR: &[(&str, &str)] = &[("alice", "bob")];
 
 #[test]
@@ -207,7 +196,7 @@ fn honest_peers_cosign_each_other_and_nobody_is_accused() {
         assert_eq!((found.cosigners.len(), found.others), (2, 0), "{name}: {note}");
         let size = world.nodes[name].tips.last().unwrap().checkpoint.size();
         assert_eq!(found.checkpoint.size(), size);
-        verify_against(dir.path(), &keys, &note).unwrap();
+        verify_against(dir.path(), &keys, [note.as_str()]).unwrap();
         assert_eq!(held_notes(dir.path()).len(), 2);
         // Nobody whose key is not known counts.
         assert_eq!(Cosigned::open(&note, &keys, |_| None).unwrap().cosigners.len(), 0);
@@ -257,10 +246,23 @@ fn tampered(tamper: impl FnOnce(&Path), reason: &str) {
         [(Event::LogForked, reason.to_owned())]
     );
     let kept = evidence(b.path());
-    assert_eq!((kept.len(), kept[0].reason.as_str()), (1, reason));
-    assert_eq!(kept[0].held, held);
+    let [(kept, _)] = kept.as_slice() else {
+        panic!("{kept:?}")
+    };
+    assert_eq!(kept.reason, reason);
+    assert_eq!(kept.held, held);
     let keys = LogKeys::new(id("alice"), key("alice"));
-    let shown = ifmesh_witness::Checkpoint::open(&kept[0].shown, &keys).unwrap();
+    let proved = if reason == "two-roots" {
+        Verdict::Proved
+    } else {
+        Verdict::Claimed
+    };
+    assert_eq!(kept.judge(&keys), proved);
+    assert_eq!(kept.judge(&LogKeys::new(id("alice"), key("bob"))), Verdict::Void);
+    let mut innocent = kept.clone();
+    innocent.shown = kept.held.clone();
+    assert_eq!(innocent.judge(&keys), Verdict::Void);
+    let shown = ifmesh_witness::Checkpoint::open(&kept.shown, &keys).unwrap();
     let held = ifmesh_witness::Checkpoint::open(&held, &keys).unwrap();
     assert_ne!(shown.root(), held.root());
     // It is remembered, and nothing of it is signed any more.

@@ -118,7 +118,7 @@ fn nothing_durable_is_lost_to_a_kill() {
         drop(log);
         assert_eq!(verify(dir.path(), &keys()).unwrap().lines, recovered.lines + 1);
         if let Some(note) = &held {
-            verify_against(dir.path(), &keys(), note).unwrap();
+            verify_against(dir.path(), &keys(), [note.as_str()]).unwrap();
         }
     }
     all += acknowledged;

@@ -93,7 +93,12 @@ fn checkpoints_cut_at_any_byte_open_again() {
         );
         let note = log.last_checkpoint().unwrap().note().to_owned();
         drop(log);
-        assert_eq!(verify_against(dir.path(), &keys(), &note).unwrap().lines, 6);
+        assert_eq!(
+            verify_against(dir.path(), &keys(), [note.as_str()])
+                .unwrap()
+                .lines,
+            6
+        );
     }
 }
 
@@ -127,7 +132,7 @@ fn many_lives_and_segments_are_one_log() {
         held.push(log.checkpoint().unwrap().note().to_owned());
     }
     for note in held {
-        let verified = verify_against(dir.path(), &keys(), &note).unwrap();
+        let verified = verify_against(dir.path(), &keys(), [note.as_str()]).unwrap();
         assert_eq!(verified.lines, 66);
         assert!(verified.segments > 6, "{verified:?}");
     }

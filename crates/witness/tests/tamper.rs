@@ -29,7 +29,10 @@ fn an_untouched_log_verifies() {
         Some(verified.root)
     );
     for note in notes(dir.path()) {
-        assert_eq!(verify_against(dir.path(), &keys(), &note).as_ref(), Ok(&verified));
+        assert_eq!(
+            verify_against(dir.path(), &keys(), [note.as_str()]).as_ref(),
+            Ok(&verified)
+        );
     }
 }
 
@@ -262,7 +265,7 @@ fn a_cut_of_lines_and_checkpoints_shows_against_a_held_checkpoint_only() {
     fs::write(checkpoints(dir.path(), 0), notes(dir.path())[..3].concat()).unwrap();
     assert_eq!(verify(dir.path(), &keys()).unwrap().lines, 7);
     assert_eq!(
-        verify_against(dir.path(), &keys(), &held),
+        verify_against(dir.path(), &keys(), [held.as_str()]),
         Err(VerifyError::Cut { size: 11, lines: 7 })
     );
 }
@@ -280,7 +283,7 @@ fn a_history_rewritten_with_the_agents_own_key_shows_against_a_held_checkpoint()
     log.close(at(2)).unwrap();
     verify(forged.path(), &keys()).unwrap();
     assert_eq!(
-        verify_against(forged.path(), &keys(), &held),
+        verify_against(forged.path(), &keys(), [held.as_str()]),
         Err(VerifyError::Forked { size: 7 })
     );
 }

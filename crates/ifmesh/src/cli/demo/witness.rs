@@ -6,7 +6,7 @@ use std::{
 };
 
 use ifmesh::{AgentId, setup};
-use ifmesh_witness::LogKeys;
+use ifmesh_witness::{LogKeys, evidence};
 use ifmsg::{TrustDocument, TrustStore};
 use serde_json::{Value, json};
 
@@ -70,6 +70,13 @@ impl Logs {
             found.logs += 1;
             match Side::read(&self.folder(agent), &LogKeys::new(agent.clone(), binding.key)) {
                 Ok((side, verified)) => {
+                    let against = evidence(&self.folder(agent)).into_iter();
+                    found.problems.extend(against.map(|(evidence, _)| {
+                        format!(
+                            "{agent} holds evidence against the log of {}: {}",
+                            evidence.agent, evidence.reason
+                        )
+                    }));
                     found.lines += side.lines;
                     found.checkpoints += verified.checkpoints;
                     if verified.unsigned_lines > 0 {
