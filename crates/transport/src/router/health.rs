@@ -12,7 +12,8 @@
 //! 2. No proof within `grace`, and no word either, while another road has answered meanwhile: [`RoadHealth::Degraded`], and
 //!    traffic moves. With word from the peer, but no proof, it takes four times as long: that is a busy road, or one that is
 //!    dead in one direction. If no other road answers either, the peer is slow, not the road, and traffic stays for
-//!    `down_after` more.
+//!    `down_after` more. Once the other has answered, this one has as long again as the other took, and at least `grace`: a
+//!    peer that stood still answers by one road before the other.
 //! 3. No proof within `down_after` more: [`RoadHealth::Down`].
 //! 4. From `Degraded` any proof leads back. From `Down`, or after the link was gone, the road has to answer three pings over
 //!    `failback_after`, a time that doubles with each failure in the last minute: no flapping.
@@ -89,8 +90,8 @@ struct Doubt {
     since: Duration,
     /// Since when it is degraded for it.
     degraded: Option<Duration>,
-    /// No other road had answered either.
-    look_again: Duration,
+    /// When another road answered something that was sent since then.
+    other_answered: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -218,7 +219,7 @@ impl Health {
             self.doubt = Some(Doubt {
                 since: now,
                 degraded: None,
-                look_again: now,
+                other_answered: None,
             });
         }
     }
@@ -294,28 +295,20 @@ impl Health {
                 self.overdue(ping.at, now);
             }
         }
-        let doubt = self.doubt?;
+        let mut doubt = self.doubt?;
+        if other_answers && doubt.other_answered.is_none() {
+            doubt.other_answered = Some(now);
+        }
+        if doubt.degraded.is_none() && now >= self.decides_at(doubt) {
+            doubt.degraded = Some(now);
+            self.doubt = Some(doubt);
+            if self.verdict == RoadHealth::Up {
+                self.fail(now);
+            }
+            return self.judge(RoadHealth::Degraded, "no-answer");
+        }
+        self.doubt = Some(doubt);
         match doubt.degraded {
-            None if now >= self.decides_at(doubt)
-                && (other_answers || now >= self.decides_at(doubt) + self.config.down_after) =>
-            {
-                self.doubt = Some(Doubt {
-                    degraded: Some(now),
-                    ..doubt
-                });
-                if self.verdict == RoadHealth::Up {
-                    self.fail(now);
-                }
-                self.judge(RoadHealth::Degraded, "no-answer")
-            }
-            None if now >= self.decides_at(doubt) => {
-                // Until then: who hears another road answer calls again.
-                self.doubt = Some(Doubt {
-                    look_again: self.decides_at(doubt) + self.config.down_after,
-                    ..doubt
-                });
-                None
-            }
             Some(since) if now >= since + self.config.down_after => {
                 self.doubt = None;
                 self.judge(RoadHealth::Down, "no-answer")
@@ -328,6 +321,7 @@ impl Health {
     pub(super) fn stood_still(&mut self, time: Duration) {
         if let Some(doubt) = &mut self.doubt {
             doubt.since += time;
+            doubt.other_answered = doubt.other_answered.map(|at| at + time);
         }
         for ping in &mut self.pings {
             ping.at += time;
@@ -364,7 +358,7 @@ impl Health {
             .find(|ping| waits && !ping.late)
             .map(|ping| ping.at + self.answer_time());
         let doubt = self.doubt.map(|doubt| match doubt.degraded {
-            None => self.decides_at(doubt).max(doubt.look_again),
+            None => self.decides_at(doubt),
             Some(since) => since + self.config.down_after,
         });
         [Some(self.ping_at()), answer, doubt].into_iter().flatten().min()
@@ -401,9 +395,16 @@ impl Health {
         silent_since.max(last) + self.config.keepalive
     }
 
+    /// When a doubt becomes a verdict, as far as can be said now: earlier if another road answers.
     fn decides_at(&self, doubt: Doubt) -> Duration {
         let word = self.heard.is_some_and(|heard| heard > doubt.since);
-        doubt.since + self.answer_time() * if word { 4 } else { 1 }
+        let earliest = doubt.since + self.answer_time() * if word { 4 } else { 1 };
+        let latest = earliest + self.config.down_after;
+        let Some(at) = doubt.other_answered else {
+            return latest;
+        };
+        let as_long_again = at + at.saturating_sub(doubt.since);
+        as_long_again.clamp(earliest, latest).max(at + self.config.grace)
     }
 
     /// How long an answer may take.

@@ -92,6 +92,21 @@ fn while_no_other_road_answers_it_is_the_peer_that_is_slow() {
     );
 }
 
+/// A process that had no CPU for a moment answers by one road first. That is no reason to leave the other.
+#[test]
+fn a_peer_that_stood_still_has_time_to_answer_by_the_second_road() {
+    let judged = |other_answers_at: u64| {
+        let mut road = road();
+        road.overdue(ms(900), ms(1_000));
+        (1_000..3_000).find(|&now| road.on_timeout(ms(now), now >= other_answers_at).is_some())
+    };
+    assert_eq!(judged(1_005), Some(1_055));
+    assert_eq!(judged(1_200), Some(1_400));
+    assert_eq!(judged(1_400), Some(1_550));
+    assert_eq!(judged(1_540), Some(1_590));
+    assert_eq!(judged(3_000), Some(1_550));
+}
+
 /// Falsified by timers that stand still: with two doubted roads the third was asked by each in turn, and never pinged.
 #[test]
 fn of_two_questions_the_latest_counts() {
