@@ -58,6 +58,11 @@ const VERBS: &[Verb] = &[
         fuzz_smoke,
     ),
     (
+        "kills",
+        "kill a writer of a witness log 1,000 times at random moments; a number kills it so often",
+        kills,
+    ),
+    (
         "bench",
         "run the benchmarks; a name chooses one, what follows -- goes to it",
         bench,
@@ -200,6 +205,14 @@ fn soak(arguments: &[String]) -> Result<()> {
     ])
     .args(arguments)
     .run()
+}
+
+fn kills(arguments: &[String]) -> Result<()> {
+    let wanted = arguments.first().map_or("1000", String::as_str);
+    cargo(["test", "--release", "-p", "ifmesh-witness", "--test", "kill"])
+        .args(["--", "--nocapture"])
+        .env("IFMESH_WITNESS_KILLS", wanted)
+        .run()
 }
 
 fn fuzz_smoke(_: &[String]) -> Result<()> {

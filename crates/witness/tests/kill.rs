@@ -1,7 +1,8 @@
 //! A writer that is killed (SIGKILL) at a moment of nobody's choosing loses nothing that it said was durable.
 //!
 //! Falsified by a kill after which the log does not open, does not verify, lacks an acknowledged line, or does not begin with what an
-//! acknowledged checkpoint covers. The writer is this program itself, started again with a variable set.
+//! acknowledged checkpoint covers. The writer is this program itself, started again with a variable set: every other time the log
+//! alone, and every other time the front with its thread, which writes much at once.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,18 +12,26 @@ use std::{
     collections::hash_map::RandomState,
     env,
     hash::{BuildHasher as _, Hasher as _},
-    io::{BufRead as _, BufReader, Write as _},
-    path::PathBuf,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
 use common::*;
-use ifmesh_witness::{Entry, Event, Log, Settings, verify, verify_against};
+use ifmesh_witness::{
+    Entry, Event, Log, MAX_METADATA_TEXT, NotRecorded, Policy, Settings, Witness, verify, verify_against,
+};
 use ifmsg::canonical;
 
 const VARIABLE: &str = "IFMESH_WITNESS_KILLED_WRITER";
-/// How many kills; `IFMESH_WITNESS_KILLS=1000` for the long run.
+const FRONT: &str = "IFMESH_WITNESS_KILLED_FRONT";
+
+/// How many kills; `cargo xtask kills` does 1,000.
 fn kills() -> u64 {
     let wanted = env::var("IFMESH_WITNESS_KILLS").ok();
     wanted.map_or(30, |text| text.parse().unwrap())
@@ -39,21 +48,59 @@ fn writer() {
     let Some(dir) = env::var_os(VARIABLE).map(PathBuf::from) else {
         return;
     };
+    if env::var_os(FRONT).is_some() {
+        write_by_the_front(&dir);
+    } else {
+        write_by_the_log(&dir);
+    }
+}
+
+fn say_note(note: &str) {
+    let mut quoted = Vec::new();
+    canonical::write_string(&mut quoted, note);
+    println!("note {}", String::from_utf8(quoted).unwrap());
+}
+
+/// What is written is safe from a kill as soon as the front says that it is written; flushed, it is under a checkpoint as well.
+fn write_by_the_front(dir: &Path) {
+    let settings = Settings {
+        segment_bytes: 4_000_000,
+        ..settings(dir)
+    };
+    let time = AtomicI64::new(0);
+    let clock = move || at(time.fetch_add(1, Ordering::Relaxed));
+    let (witness, recovered) =
+        Witness::open(settings, identity(), Policy::Required, Arc::new(clock)).unwrap();
+    for step in 0u64.. {
+        let long = |number| sent(number).with("detail", "x".repeat(MAX_METADATA_TEXT));
+        let mut entries: Vec<Entry> = (0..500).map(|number| long(step * 500 + number)).collect();
+        while let Err((NotRecorded::Full, back)) = witness.offer(entries) {
+            entries = back;
+            std::thread::yield_now();
+        }
+        witness.help();
+        // Before these was `log_opened`.
+        println!("durable {}", recovered.lines + witness.progress().1);
+        if step % 3 == 2 {
+            let checkpoint = witness.flush().unwrap();
+            say_note(checkpoint.note());
+            println!("durable {}", checkpoint.size() - 1);
+        }
+    }
+}
+
+fn write_by_the_log(dir: &Path) {
     let settings = Settings {
         segment_bytes: 20_000,
-        ..settings(&dir)
+        ..settings(dir)
     };
     let (mut log, _) = Log::open(settings, identity(), at(0)).unwrap();
-    let mut out = std::io::stdout();
     for number in 0u64.. {
         let seq = match number % 7 {
             0 => log.append(at(1), &Entry::new(Event::KeyPinned)).unwrap(),
             3 => {
                 let seq = log.append(at(1), &sent(number)).unwrap();
-                let note = log.checkpoint().unwrap().note().to_owned();
-                let mut quoted = Vec::new();
-                canonical::write_string(&mut quoted, &note);
-                writeln!(out, "note {}", String::from_utf8(quoted).unwrap()).unwrap();
+                say_note(log.checkpoint().unwrap().note());
                 seq
             }
             _ => {
@@ -61,7 +108,7 @@ fn writer() {
                 continue;
             }
         };
-        writeln!(out, "durable {seq}").unwrap();
+        println!("durable {seq}");
     }
 }
 
@@ -72,20 +119,21 @@ fn nothing_durable_is_lost_to_a_kill() {
     let kills = kills();
     for kill in 0..kills {
         // Each opening reads the whole log.
-        if kill % 50 == 49 {
+        if kill % 25 == 24 {
             dir = tempfile::tempdir().unwrap();
             (all, acknowledged, held) = (all + acknowledged, 0, None);
         }
         let mut child = Command::new(env::current_exe().unwrap())
             .args(["writer", "--exact", "--nocapture", "--test-threads=1"])
             .env(VARIABLE, dir.path())
+            .envs((kill % 2 == 1).then_some((FRONT, "")))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         // Each child gets another number of lines into its life.
-        let mut wanted = 1 + kill * 37 % 29;
+        let mut wanted = 1 + kill * 37 % if kill % 2 == 1 { 7 } else { 29 };
         let mut line = String::new();
         let mut killed = false;
         // After the kill, what it had said and we had not read still counts.
