@@ -15,15 +15,15 @@ use ifmesh_transport::{
     Clock, Keepalive, Lane, LinkNotice, LinkObserver, Observer, ObserverError, Outcome, Refusal, SessionEvent,
 };
 use ifmesh_witness::{
-    Circle, CircleError, Entry, Event, LogError, NotRecorded, Policy, Recovered, Settings, Status, Tip,
-    Witness as WitnessLog,
+    Circle, CircleError, Entry, Equivocations, Event, LogError, NotRecorded, Policy, Recovered, Settings,
+    Status, Tip, Witness as WitnessLog,
 };
 use ifmsg::{
     AgentId, Destination, Header, Identity, MessageDigest, MessageId, Performative, RejectedMessage,
     Rejection, SignedMessage, TrustError, TrustStore,
 };
 
-use crate::circle::Companion;
+use crate::{circle::Companion, state::replace};
 
 /// How long an action waits for the disk at most. Longer, and the disk counts as failed until it answers.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -66,7 +66,9 @@ impl WitnessConfig {
 ///   takes it from the log.
 /// - Under [`Policy::Required`] the session halts while the log cannot be written. Under [`Policy::BestEffort`] it goes on, and
 ///   what is lost is counted, logged as an error, and put on record as soon as that works again.
-/// - Digests only: no payload and no key material. The session's own control messages are not recorded.
+/// - Of an equivocation both messages are kept, whole, in a file beside the log, for nothing less proves it: at most 8 of an agent,
+///   256 in all, of 1 MiB each.
+/// - Everything else is digests only: no payload and no key material. The session's own control messages are not recorded.
 #[derive(Debug)]
 pub struct Witness {
     log: WitnessLog,
@@ -77,6 +79,9 @@ pub struct Witness {
     waiting: Mutex<Vec<Entry>>,
     urgent: AtomicBool,
     refusals: Mutex<Refusals>,
+    equivocations: Mutex<Equivocations>,
+    /// Files of proof that are to be on disk before the record that speaks of them.
+    proofs: Mutex<Vec<(PathBuf, Vec<u8>)>>,
     late: Mutex<Option<Late>>,
     behind_since: Mutex<Option<tokio::time::Instant>>,
 }
@@ -108,9 +113,11 @@ impl Witness {
         let settings = Settings::new(&folder, agent.clone());
         let (identity, time) = (identity.clone(), clock.clone());
         let opening = tokio::task::spawn_blocking(move || {
-            WitnessLog::open(settings, identity, policy, Arc::new(move || time.now()))
+            let equivocations = Equivocations::open(&settings.dir);
+            let opened = WitnessLog::open(settings, identity, policy, Arc::new(move || time.now()));
+            opened.map(|opened| (opened, equivocations))
         });
-        let (log, recovered) = opening.await.unwrap_or(Err(LogError::Failed))?;
+        let ((log, recovered), equivocations) = opening.await.unwrap_or(Err(LogError::Failed))?;
         let witness = Self {
             log,
             clock,
@@ -119,6 +126,8 @@ impl Witness {
             waiting: Mutex::default(),
             urgent: AtomicBool::new(false),
             refusals: Mutex::default(),
+            equivocations: Mutex::new(equivocations),
+            proofs: Mutex::default(),
             late: Mutex::default(),
             behind_since: Mutex::default(),
         };
@@ -232,6 +241,38 @@ impl Witness {
         Ok(())
     }
 
+    /// Puts on disk what proves an equivocation, before the record of it.
+    async fn keep_proofs(&self) -> Result<(), String> {
+        let proofs = std::mem::take(&mut *lock(&self.proofs));
+        if proofs.is_empty() {
+            return Ok(());
+        }
+        let keeping = tokio::task::spawn_blocking(move || {
+            let keep = |(path, content): &(PathBuf, Vec<u8>)| {
+                let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+                made.and_then(|()| replace(path, content))
+                    .map_err(|error| (path.clone(), error))
+            };
+            let kept = proofs.iter().try_for_each(keep);
+            (kept, proofs)
+        });
+        match keeping.await {
+            Ok((Ok(()), _)) => Ok(()),
+            Ok((Err((path, error)), mut proofs)) => {
+                let error = format!("{}: {error}", path.display());
+                if self.log.policy() == Policy::Required {
+                    let mut waiting = lock(&self.proofs);
+                    proofs.append(&mut waiting);
+                    *waiting = proofs;
+                    return Err(error);
+                }
+                tracing::error!(error, "the proof of an equivocation is not on disk");
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// Waits until everything that was recorded is on disk.
     async fn sync(&self) -> Result<(), String> {
         let slow = || "the disk does not answer".to_owned();
@@ -288,8 +329,15 @@ impl Witness {
             .with("reason", reason.name())
             .with("key_id", rejected.key.to_hex())
             .with("authentic", u32::from(rejected.authentic));
-        if let Some(first) = rejected.proof.as_ref().and_then(|proof| proof.first.as_ref()) {
+        if let Some(proof) = &rejected.proof
+            && let Some(first) = &proof.first
+        {
             entry = entry.with("first_digest", first.digest().to_hex());
+            let kept = lock(&self.equivocations).keep(first.as_signed(), &proof.second);
+            if let Some((path, content)) = kept {
+                entry = entry.with("proof", &*path.file_name().unwrap_or_default().to_string_lossy());
+                lock(&self.proofs).push((path, content));
+            }
         }
         self.push(entry);
     }
@@ -476,6 +524,7 @@ impl Observer for Witness {
 
     async fn settle(&self) -> Result<(), ObserverError> {
         let required = self.log.policy() == Policy::Required;
+        self.keep_proofs().await.map_err(ObserverError)?;
         self.hand_over()
             .await
             .map_err(|error| ObserverError(error.to_string()))?;

@@ -21,9 +21,11 @@ use ifmesh::{
     Agent, AgentId, Backend, BackendContext, BackendError, Backends, Config, Performative, Timestamp,
     setup::{self, Roads, Swarm},
 };
-use ifmesh_transport::IfTransport;
+use ifmesh_transport::{IfTransport, Session, SessionConfig, SystemClock};
 use ifmesh_transport_mem::Mesh;
-use ifmesh_witness::{Entry, Event, Log, Settings, Verdict, evidence, held_notes};
+use ifmesh_witness::{
+    Entry, Event, Log, NotProved, Settings, Verdict, check_equivocation, equivocations, evidence, held_notes,
+};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -163,10 +165,11 @@ async fn say(ann: &Agent, other: &Agent) {
         .unwrap();
 }
 
-/// Talks until this agent holds a checkpoint over more lines of `ann`'s log than these.
+/// Talks until this agent holds a checkpoint over more lines of `ann`'s log than these, or has caught her before that.
 async fn talk_until_held(town: &Town, ann: &Agent, other: &Agent, lines: u64) {
     let talk = async {
-        while town.holds(other.id().as_str()) <= lines {
+        let name = other.id().as_str();
+        while town.holds(name) <= lines && evidence(&town.log(name)).is_empty() {
             say(ann, other).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -300,7 +303,7 @@ async fn two_histories_shown_to_two_peers_are_caught_when_the_peers_talk() {
     talk_until_held(&town, &ann, &cat, shared).await;
     let nobody = |name: &str| evidence(&town.log(name)).is_empty();
     assert!(nobody("bob"), "bob has been shown one history");
-    // Bob and cat show each other what they hold. To cat she is still the same: but he has heard of the other one.
+    // Bob and cat show each other what they hold. To cat she has only grown: but he has heard of the other history.
     until(|| !nobody("cat")).await;
     town.caught_by("cat").await;
     town.mesh.heal();
@@ -310,4 +313,80 @@ async fn two_histories_shown_to_two_peers_are_caught_when_the_peers_talk() {
     for agent in [ann, bob, cat] {
         agent.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_messages_under_one_number_are_kept_and_prove_it_to_anybody() {
+    let town = Town::new();
+    let bob = town.start("bob").await;
+    // An agent whose second life numbers its messages as the first one did.
+    for life in 0..2 {
+        let transport = match life {
+            0 => town.mesh.join("ann").unwrap(),
+            _ => town.mesh.restart("ann").unwrap(),
+        };
+        let ann = town.config("ann");
+        let config = SessionConfig::new(ann.agent, ann.identity, ann.trust, 1);
+        let ann = Session::start(transport, config, Arc::new(SystemClock), ifmesh::random());
+        if life == 0 {
+            ann.peers_until(|peers| peers.iter().any(|peer| peer.up))
+                .await
+                .unwrap();
+        } else {
+            until(|| !equivocations(&town.log("bob")).is_empty()).await;
+        }
+    }
+    bob.close().await;
+    let (dir, trust) = (town.log("bob"), town.config("bob").trust);
+    let proofs = equivocations(&dir);
+    let content = fs::read(&proofs[0]).unwrap();
+    assert_eq!(check_equivocation(&content, &trust).unwrap().as_str(), "ann");
+    // Of one message, or of two that are one, or for somebody who knows no key, it proves nothing.
+    let first: Vec<u8> = content
+        .split_inclusive(|byte| *byte == b'\n')
+        .next()
+        .unwrap()
+        .to_vec();
+    assert_eq!(check_equivocation(&first, &trust), Err(NotProved::NotTwo));
+    assert_eq!(
+        check_equivocation(&[first.clone(), first].concat(), &trust),
+        Err(NotProved::NoLie)
+    );
+    let nobody = ifmsg::TrustStore::new(ifmsg::TrustPolicy::Allowlist);
+    assert!(matches!(
+        check_equivocation(&content, &nobody),
+        Err(NotProved::Message(_))
+    ));
+    for place in (0..content.len()).step_by(7) {
+        let mut changed = content.clone();
+        changed[place] ^= 1;
+        assert!(check_equivocation(&changed, &trust).is_err(), "{place}");
+    }
+
+    let key = *town.config("bob").identity.public_key();
+    let keys = ifmesh_witness::LogKeys::new(bob.id().clone(), key);
+    let mut named = BTreeSet::new();
+    ifmesh_witness::read(&dir, &keys, |record| {
+        if let (Event::Equivocation, Some(ifmesh_witness::Detail::Text(file))) =
+            (record.event, record.metadata.get("proof"))
+        {
+            named.insert(file.to_string());
+        }
+    })
+    .unwrap();
+    let files = proofs
+        .iter()
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
+    assert_eq!(named, files.collect());
+    let path = town.folder.path().join("trust.toml");
+    let output = run(&[
+        "witness",
+        "verify",
+        dir.to_str().unwrap(),
+        "--trust",
+        path.to_str().unwrap(),
+    ]);
+    assert_eq!(code(&output), 1, "{}", stdout(&output));
+    let expected = "PROOF against ann: it signed two different messages under one number";
+    assert!(stdout(&output).contains(expected), "{}", stdout(&output));
 }

@@ -899,7 +899,7 @@ fn read_held(
 }
 
 /// A file name that no two agents share and every file system takes.
-fn file_name(agent: &AgentId) -> String {
+pub(crate) fn file_name(agent: &AgentId) -> String {
     let readable: String = agent
         .as_str()
         .chars()

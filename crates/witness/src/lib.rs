@@ -11,10 +11,12 @@
 //! - [`prove`] makes, and [`check_proof`] checks, a self-contained proof about one message.
 //!
 //! On disk, in one folder: `NNNNNNNN.jsonl`, the lines, with `NNNNNNNN.checkpoints`, the signed notes one after the other,
-//! beside each; `lock`; and `peers`, with what peers signed and what is held of theirs. No payloads and no secrets are in any of them.
+//! beside each; `lock`; and `peers`, with what peers signed and what is held of theirs. No secrets are in any of them, and no payloads, but for
+//! those of two messages that prove an equivocation: they are kept whole in `peers`, for nothing less proves it.
 
 mod checkpoint;
 mod circle;
+mod equivocation;
 mod hex;
 mod log;
 mod proof;
@@ -30,6 +32,7 @@ pub use checkpoint::{
 pub use circle::{
     Circle, CircleError, Cosigned, Effect, Evidence, Verdict, cosigned, evidence, held_notes, prove_growth,
 };
+pub use equivocation::{Equivocations, NotProved, check_equivocation, equivocations};
 pub use log::{CHECKPOINT_LINES, CHECKPOINT_MILLIS, Log, LogError, PUBLISH_MILLIS, Recovered, Settings, Tip};
 pub use proof::{
     ConsistencyProof, InclusionProof, ProofError, ProveError, check_consistency_proof, check_proof, prove,

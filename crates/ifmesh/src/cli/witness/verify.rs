@@ -6,8 +6,8 @@ use std::{
 use clap::Args;
 use ifmesh::AgentId;
 use ifmesh_witness::{
-    Checkpoint, Cosigned, Evidence, Fault, LogKeys, Verdict, Verified, VerifyError, cosigned, evidence,
-    held_notes, verify_against,
+    Checkpoint, Cosigned, Evidence, Fault, LogKeys, NotProved, Verdict, Verified, VerifyError,
+    check_equivocation, cosigned, equivocations, evidence, held_notes, verify_against,
 };
 use ifmsg::{PublicKey, TrustStore};
 use serde_json::{Value, json};
@@ -49,8 +49,10 @@ struct Checked {
     cosigned: Option<Cosigned>,
     /// Who else here holds a checkpoint of it, and over how many lines.
     held_by: Vec<(AgentId, u64)>,
-    /// What this agent holds against others.
+    /// What this agent holds against others' logs.
     against: Vec<Against>,
+    /// Proofs that others signed two messages under one number: whose, or why it proves nothing.
+    lies: Vec<(PathBuf, Result<AgentId, NotProved>)>,
 }
 
 struct Against {
@@ -76,7 +78,7 @@ impl Verify {
             if let Err(VerifyError::Io { .. }) = &checked.result {
                 return Err(Failure::usage(format!("{:?}", checked.result)));
             }
-            if checked.result.is_err() || checked.against.iter().any(|against| against.counts()) {
+            if checked.is_damning() {
                 code = exit::NOT_ALL_WELL;
             }
             if self.json {
@@ -121,7 +123,13 @@ impl Verify {
             evidence,
             file,
         });
+        let lies = equivocations(&log.dir).into_iter().map(|path| {
+            let content = fs::read(&path).map_err(|error| cannot_read(&path, &error))?;
+            let checked = check_equivocation(&content, &trust);
+            Ok::<_, Failure>((path, checked))
+        });
         Ok(Checked {
+            lies: lies.collect::<Result<_, _>>()?,
             result,
             cosigned,
             held_by: held.iter().map(|(by, held)| (by.clone(), held.size())).collect(),
@@ -152,6 +160,15 @@ fn key_of(agent: &AgentId, logs: &[FoundLog], trust: &TrustStore) -> Option<LogK
     of_log
         .map(|log| log.keys.clone())
         .or_else(|| Some(LogKeys::new(agent.clone(), bound?)))
+}
+
+impl Checked {
+    /// Something is not as signed, or somebody lied.
+    fn is_damning(&self) -> bool {
+        self.result.is_err()
+            || self.against.iter().any(Against::counts)
+            || self.lies.iter().any(|(_, lie)| lie.is_ok())
+    }
 }
 
 impl Against {
@@ -205,6 +222,15 @@ fn to_text(log: &FoundLog, checked: &Checked) -> String {
     for against in &checked.against {
         text.push_str("\n  ");
         text.push_str(&against.to_text(agent));
+    }
+    for (path, lie) in &checked.lies {
+        let path = path.display();
+        text.push_str(&match lie {
+            Ok(liar) => {
+                format!("\n  PROOF against {liar}: it signed two different messages under one number: {path}")
+            }
+            Err(error) => format!("\n  no proof of two messages under one number: {error}: {path}"),
+        });
     }
     text
 }
@@ -260,6 +286,14 @@ fn to_json(log: &FoundLog, checked: &Checked) -> Value {
             "file": against.file.display().to_string(),
         })
     });
+    let lies = checked.lies.iter().map(|(path, lie)| {
+        json!({
+            "agent": lie.as_ref().ok(),
+            "proved": lie.is_ok(),
+            "reason": lie.as_ref().err().map(ToString::to_string),
+            "file": path.display().to_string(),
+        })
+    });
     let mut value = json!({
         "log": log.dir.display().to_string(),
         "agent": log.keys.agent(),
@@ -267,6 +301,7 @@ fn to_json(log: &FoundLog, checked: &Checked) -> Value {
         "keys_beside": log.keys_beside,
         "held_by": checked.held_by.iter().map(|(agent, _)| agent).collect::<Vec<_>>(),
         "against": against.collect::<Vec<_>>(),
+        "equivocations": lies.collect::<Vec<_>>(),
     });
     match &checked.result {
         Ok(verified) => {
