@@ -1,21 +1,26 @@
 //! What an agent must remember across a restart: its epoch, and how far it has received from whom.
 //!
 //! One folder for each agent, locked by the process that runs it. The receive journal is written with one `write` for each
-//! record: it survives the process (kill -9), and is synced to the disk when it is compacted and when the agent closes. After a
-//! power cut its last moments may be missing; then messages of those moments are delivered once more.
+//! record: it survives the process (kill -9). It is synced to the disk when it is written anew, for which nobody waits, and when
+//! the agent closes. After a power cut its last moments may be missing; then messages of those moments are delivered once more.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    thread::{self, JoinHandle},
 };
 
 use ifmesh_transport::{Journal, JournalError, next_epoch};
 use ifmsg::{Mark, PublicKey, Timestamp};
+use tempfile::NamedTempFile;
 
 /// Bytes after which the journal is written anew with only the last record of each key.
 const COMPACT_AT: u64 = 1024 * 1024;
+
+/// How the name of a file begins that is being written.
+const UNFINISHED: &str = ".unfinished-";
 
 /// An agent's state folder, locked.
 #[derive(Debug)]
@@ -79,6 +84,7 @@ impl State {
                 });
             }
         }
+        remove_leftovers(folder);
         let epoch_path = folder.join("epoch");
         let last = match fs::read_to_string(&epoch_path) {
             Ok(text) => Some(text.trim().parse().map_err(|_| StateError::Damaged {
@@ -122,6 +128,7 @@ impl State {
             file,
             written,
             marks,
+            rewrite: None,
             _lock: self.lock,
         })
     }
@@ -134,7 +141,17 @@ pub(crate) struct FileJournal {
     file: File,
     written: u64,
     marks: Marks,
+    rewrite: Option<Rewrite>,
     _lock: File,
+}
+
+/// The journal as it is written anew, beside the old one, by a thread of its own: a disk may take seconds to sync, and whoever
+/// records must not wait for it.
+#[derive(Debug)]
+struct Rewrite {
+    thread: JoinHandle<io::Result<NamedTempFile>>,
+    /// What has been recorded since it began.
+    since: Vec<u8>,
 }
 
 type Marks = BTreeMap<[u8; 32], (PublicKey, Mark)>;
@@ -143,14 +160,51 @@ impl Journal for FileJournal {
     fn record(&mut self, key: &PublicKey, mark: &Mark) -> Result<(), JournalError> {
         let failed = |error: io::Error| JournalError(error.to_string());
         self.marks.insert(*key.as_bytes(), (*key, *mark));
-        if self.written > COMPACT_AT {
-            (self.file, self.written) = write_all(&self.path, &self.marks).map_err(failed)?;
-            return Ok(());
-        }
         let line = line(key, mark);
         self.file.write_all(line.as_bytes()).map_err(failed)?;
         self.written += line.len() as u64;
+        match &mut self.rewrite {
+            Some(rewrite) => {
+                rewrite.since.extend_from_slice(line.as_bytes());
+                self.finish_rewrite();
+            }
+            None if self.written > COMPACT_AT => self.begin_rewrite(),
+            None => {}
+        }
         Ok(())
+    }
+}
+
+impl FileJournal {
+    fn begin_rewrite(&mut self) {
+        let (text, path) = (lines(&self.marks), self.path.clone());
+        let thread = thread::spawn(move || written_beside(&path, text.as_bytes()));
+        let since = Vec::new();
+        self.rewrite = Some(Rewrite { thread, since });
+    }
+
+    /// Puts the new journal in the place of the old one once it is on disk. If that fails the old one goes on, which has everything
+    /// as well, and it is tried again after as many bytes.
+    fn finish_rewrite(&mut self) {
+        let is_late = |rewrite: &mut Rewrite| rewrite.since.len() as u64 > COMPACT_AT;
+        let Some(rewrite) = self
+            .rewrite
+            .take_if(|rewrite| rewrite.thread.is_finished() || is_late(rewrite))
+        else {
+            return;
+        };
+        self.written = 0;
+        if !rewrite.thread.is_finished() {
+            return;
+        }
+        let replaced = rewrite.thread.join().map_or(Ok(None), |written| {
+            let mut file = written?;
+            file.write_all(&rewrite.since)?;
+            io::Result::Ok(Some(file.persist(&self.path)?))
+        });
+        if let Ok(Some(file)) = replaced {
+            self.file = file;
+        }
     }
 }
 
@@ -164,6 +218,10 @@ impl Drop for FileJournal {
 fn line(key: &PublicKey, mark: &Mark) -> String {
     let [a, b, c, d] = mark.floors;
     format!("{key} {} {a} {b} {c} {d}\n", mark.epoch)
+}
+
+fn lines(marks: &Marks) -> String {
+    marks.values().map(|(key, mark)| line(key, mark)).collect()
 }
 
 fn read_journal(path: &Path) -> Result<Vec<(PublicKey, Mark)>, StateError> {
@@ -209,7 +267,7 @@ fn parse_line(line: &str) -> Option<(PublicKey, Mark)> {
 
 /// Writes all marks to a new file in place of the old one, and leaves it open at its end.
 fn write_all(path: &Path, marks: &Marks) -> io::Result<(File, u64)> {
-    let text: String = marks.values().map(|(key, mark)| line(key, mark)).collect();
+    let text = lines(marks);
     replace(path, text.as_bytes())?;
     let file = OpenOptions::new().append(true).create(true).open(path)?;
     Ok((file, text.len() as u64))
@@ -217,13 +275,38 @@ fn write_all(path: &Path, marks: &Marks) -> io::Result<(File, u64)> {
 
 /// Writes a file so that a crash leaves the old or the new content, never a part.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    written_beside(path, content)?.persist(path)?;
+    // The rename itself is on disk only once the folder is.
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// A file in the same folder that holds this, on disk.
+fn written_beside(path: &Path, content: &[u8]) -> io::Result<NamedTempFile> {
+    let mut file = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempfile_in(folder_of(path))?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
-    file.persist(path)?;
-    // The rename itself is on disk only once the folder is.
-    File::open(folder)?.sync_all()
+    Ok(file)
+}
+
+/// What former runs were writing when they were killed. The folder is locked: nobody else is writing there.
+fn remove_leftovers(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let leftovers = entries.filter(|entry| {
+        entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(UNFINISHED.as_bytes())
+    });
+    for leftover in leftovers {
+        // It is in nobody's way.
+        let _ = fs::remove_file(leftover.path());
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -271,10 +354,13 @@ mod tests {
         }
         drop(journal);
         let path = folder.path().join("received");
+        let killed = folder.path().join(format!("{UNFINISHED}1"));
+        fs::write(&killed, "half").unwrap();
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(&line(&key, &mark(100)).as_bytes()[..70]).unwrap();
         let state = State::open(folder.path(), now()).unwrap();
         assert_eq!(state.marks, [(key, mark(99))]);
+        assert!(!killed.exists());
         drop(state.into_journal().unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), line(&key, &mark(99)));
         fs::write(&path, "nonsense\n").unwrap();
@@ -282,5 +368,42 @@ mod tests {
             State::open(folder.path(), now()),
             Err(StateError::Damaged { .. })
         ));
+    }
+
+    #[test]
+    fn a_journal_that_grew_long_is_written_anew_while_it_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = [1, 2].map(|seed| *Identity::from_seed(&[seed; 32]).public_key());
+        let mark = |n| Mark {
+            epoch: 7,
+            floors: [n, 0, n, 0],
+        };
+        let mut journal = State::open(folder.path(), now()).unwrap().into_journal().unwrap();
+        let mut n = 0;
+        let mut record = |journal: &mut FileJournal| {
+            n += 1;
+            journal.record(&keys[n as usize % 2], &mark(n)).unwrap();
+            n
+        };
+        let mut rewrites = 0;
+        while rewrites < 3 {
+            while journal.rewrite.is_none() {
+                record(&mut journal);
+            }
+            while journal.rewrite.is_some() {
+                record(&mut journal);
+            }
+            rewrites += 1;
+        }
+        // It ends while it is written anew.
+        while journal.rewrite.is_none() {
+            record(&mut journal);
+        }
+        let last = record(&mut journal);
+        drop(journal);
+        let mut marks = State::open(folder.path(), now()).unwrap().marks;
+        marks.sort_by_key(|(_, mark)| mark.floors[0]);
+        let expected = [last - 1, last].map(|n| (keys[n as usize % 2], mark(n)));
+        assert_eq!(marks, expected);
     }
 }
