@@ -9,7 +9,7 @@ pub(crate) struct Program {
     pub(crate) packages: &'static [&'static str],
 }
 
-/// Networks with NATs and loss, the STUN and TURN server in them, and a browser as a peer.
+/// Networks with NATs and loss, the STUN and TURN server in them, a browser as a peer, and a verifier of logs.
 pub(crate) const PROGRAMS: &[Program] = &[
     Program {
         name: "ip",
@@ -35,6 +35,12 @@ pub(crate) const PROGRAMS: &[Program] = &[
         name: "chromium",
         probe: &["--version"],
         packages: &["chromium"],
+    },
+    // Of Go, asked whether the package is there that witness logs are checked with.
+    Program {
+        name: "gofmt",
+        probe: &["-l", "/usr/share/gocode/src/golang.org/x/mod/sumdb/tlog"],
+        packages: &["golang-go", "golang-golang-x-mod-dev"],
     },
 ];
 

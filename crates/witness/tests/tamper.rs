@@ -255,6 +255,31 @@ fn a_segment_that_is_gone_is_named() {
     }
 }
 
+/// The last one with its checkpoints is a cut end: the files alone do not show it, a checkpoint that somebody holds does.
+#[test]
+fn a_last_segment_that_is_gone_shows_against_a_held_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    segmented_log(dir.path(), 4);
+    let held = fs::read_to_string(checkpoints(dir.path(), 3)).unwrap();
+    let last: Vec<_> = held.lines().collect();
+    let held = last[last.len() - 5..].join("\n") + "\n";
+    let size = verify_against(dir.path(), &keys(), [held.as_str()])
+        .unwrap()
+        .lines;
+    fs::remove_file(segment(dir.path(), 3)).unwrap();
+    fs::remove_file(checkpoints(dir.path(), 3)).unwrap();
+    let verified = verify(dir.path(), &keys()).unwrap();
+    assert_eq!(verified.segments, 3);
+    let expected = VerifyError::Cut {
+        size,
+        lines: verified.lines,
+    };
+    assert_eq!(
+        verify_against(dir.path(), &keys(), [held.as_str()]),
+        Err(expected)
+    );
+}
+
 #[test]
 fn a_cut_of_lines_and_checkpoints_shows_against_a_held_checkpoint_only() {
     let dir = tempfile::tempdir().unwrap();
