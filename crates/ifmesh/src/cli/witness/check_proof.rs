@@ -47,9 +47,9 @@ impl CheckProof {
             (None, digest) => digest.map(|digest| vec![digest]),
         };
         let proofs: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        if proofs.is_empty() {
+        if !proofs.iter().any(|line| line.starts_with('{')) {
             return Err(Failure::usage(format!(
-                "{}: there is no proof in it",
+                "{}: there is no proof in it; `ifmesh witness prove` writes them",
                 self.file.display()
             )));
         }

@@ -55,7 +55,7 @@ impl Keys {
         if dirs.is_empty() {
             let dir = dir.display();
             return Err(Failure::usage(format!(
-                "{dir}: there is no witness log in it, nor in the folders in it"
+                "{dir}: there is no witness log in it, nor in the folders in it; segments end in .jsonl"
             )));
         }
         dirs.iter().map(|dir| self.log(dir)).collect()
@@ -65,8 +65,7 @@ impl Keys {
     pub(super) fn log(&self, dir: &Path) -> Result<FoundLog, Failure> {
         let agents = agents_in(dir)?;
         let Some(first) = agents.first().cloned() else {
-            let dir = dir.display();
-            return Err(Failure::usage(format!("{dir}: there is no witness log in it")));
+            return Err(no_log_in(dir));
         };
         if let Some(key) = self.key {
             return Ok(self.found(dir, first, key, false));
@@ -168,7 +167,38 @@ fn public_key(text: &str) -> Result<PublicKey, String> {
 }
 
 fn agents_in(dir: &Path) -> Result<Vec<AgentId>, Failure> {
+    if !dir.is_dir() {
+        let what = if dir.exists() {
+            "is a file"
+        } else {
+            "does not exist"
+        };
+        return Err(Failure::usage(format!(
+            "{} {what}; name the folder of a log, such as state/agent-finance/witness",
+            dir.display()
+        )));
+    }
     peek_agents(dir).map_err(Failure::usage)
+}
+
+/// Where one log is needed, and the folder is none; perhaps it has some.
+pub(super) fn no_log_in(dir: &Path) -> Failure {
+    if let Err(failure) = agents_in(dir) {
+        return failure;
+    }
+    let mut inside: Vec<String> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_dir() && agents_in(path).is_ok_and(|agents| !agents.is_empty()))
+        .map(|path| path.display().to_string())
+        .collect();
+    inside.sort();
+    let dir = dir.display();
+    Failure::usage(match inside.as_slice() {
+        [] => format!("{dir}: there is no witness log in it; segments end in .jsonl"),
+        logs => format!("{dir} holds several logs; name one: {}", logs.join(", ")),
+    })
 }
 
 pub(super) fn cannot_read(path: &Path, error: &std::io::Error) -> Failure {

@@ -21,16 +21,17 @@ Examples:
   ifmesh witness prove logs/agent-finance --digest 5f0c...e1 --event ifmessage_acknowledged
 
 Exit codes: 0 proved, 1 the log does not verify or does not have the message, 2 a flag or a file is wrong.")]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["message", "digest"])))]
 pub(super) struct Prove {
     /// The log's folder.
     dir: PathBuf,
     #[command(flatten)]
     keys: Keys,
     /// The signed message, in JSON or as a binary frame; - is standard input.
-    #[arg(long, required_unless_present = "digest")]
+    #[arg(long)]
     message: Option<PathBuf>,
     /// The message's digest, 64 hexadecimal digits, in place of the message.
-    #[arg(long, value_parser = digest, conflicts_with = "message")]
+    #[arg(long, value_parser = digest)]
     digest: Option<MessageDigest>,
     /// What is to be proved of it. Left out: that it was sent or received.
     #[arg(long, value_parser = |name: &str| Event::from_name(name).ok_or("an event's name is needed"))]

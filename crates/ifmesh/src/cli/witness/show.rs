@@ -11,7 +11,7 @@ use ifmesh::{AgentId, Timestamp};
 use ifmesh_witness::{Detail, Event, MAX_LINE, Record};
 use ifmsg::TraceId;
 
-use super::say;
+use super::{logs::no_log_in, say};
 use crate::cli::{Failure, exit};
 
 /// How often a log that is followed is looked at.
@@ -169,10 +169,7 @@ impl Reader {
         };
         reader.file = reader.open(0);
         if reader.file.is_none() {
-            return Err(Failure::usage(format!(
-                "{}: there is no witness log in it",
-                dir.display()
-            )));
+            return Err(no_log_in(dir));
         }
         Ok(reader)
     }

@@ -98,7 +98,8 @@ impl Verify {
         match Checkpoint::open(&note, keys) {
             Ok(_) => Ok(note),
             Err(error) => Err(Failure::usage(format!(
-                "--checkpoint {}: no checkpoint of the log of {}: {error}",
+                "--checkpoint {}: no checkpoint of the log of {}: {error}; what is needed is one note, such as the files peers/*.note \
+                 that other agents hold",
                 path.display(),
                 keys.agent()
             ))),
@@ -206,10 +207,10 @@ fn to_text(log: &FoundLog, checked: &Checked) -> String {
                 lines => format!(" BUT {lines} at the end, which no checkpoint covers yet"),
             };
             format!(
-                "{dir}: {agent}, {} lines in {} segments, {} checkpoints: all as signed{unsigned}\n  root {}{}",
-                verified.lines,
-                verified.segments,
-                verified.checkpoints,
+                "{dir}: {agent}, {} in {}, {}: all as signed{unsigned}\n  root {}{}",
+                count(verified.lines, "line"),
+                count(u64::from(verified.segments), "segment"),
+                count(verified.checkpoints, "checkpoint"),
                 verified.root,
                 checked.cosigned.as_ref().map(by_whom).unwrap_or_default()
             )
@@ -233,6 +234,10 @@ fn to_text(log: &FoundLog, checked: &Checked) -> String {
         });
     }
     text
+}
+
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Who holds the checkpoint that tells.
