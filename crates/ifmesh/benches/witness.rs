@@ -5,6 +5,10 @@
 //! machine does changes more slowly than that. The processor time counts all threads of this process, and not what others take.
 //!
 //! Over the in-memory mesh, which costs next to nothing: over a network the witness's share is smaller.
+//!
+//! Measured with `cargo bench -p ifmesh --bench witness` on two cores, which two agents keep busy: ratios of 0.79 to 0.84 in six runs
+//! on end, 0.85 to 0.95 in three others; processor time 1.22 to 1.31 times as much, some 3 us for the three records of a message,
+//! of which SHA-256 over lines and tree is the largest part.
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
