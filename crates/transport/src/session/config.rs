@@ -66,7 +66,7 @@ pub struct SessionLimits {
     pub best_effort_queue: usize,
     /// How long an acknowledgement may wait for others to join it.
     pub ack_delay: Duration,
-    /// Messages after which an acknowledgement waits no longer.
+    /// Messages that the application took after which an acknowledgement waits no longer.
     pub ack_every: usize,
     /// The shortest time after which an unacknowledged message is sent again.
     pub least_timeout: Duration,

@@ -115,11 +115,11 @@ impl Inbound {
         }
     }
 
-    /// What was taken is on record up to here, and may be acknowledged. Whether that is news.
-    pub(super) fn record(&mut self, up_to: u64) -> bool {
-        let is_news = up_to > self.recorded;
-        self.recorded = self.recorded.max(up_to);
-        is_news
+    /// What was taken is on record up to here, and may be acknowledged. How many numbers of it are news.
+    pub(super) fn record(&mut self, up_to: u64) -> u64 {
+        let news = up_to.saturating_sub(self.recorded);
+        self.recorded += news;
+        news
     }
 
     /// Every number up to this one was taken by the application, or given up by the peer.

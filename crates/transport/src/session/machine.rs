@@ -492,7 +492,7 @@ impl Machine {
                 let digest = Some(message.digest());
                 let peer = self.peer(&source);
                 peer.turned_away = false;
-                peer.owe_ack(1, now.elapsed, &limits);
+                peer.owe_ack(now.elapsed, &limits);
                 if peer.inbound(which).insert(message, road.cloned()) {
                     self.deliver(&source, which);
                 } else {
@@ -591,7 +591,7 @@ impl Machine {
                     && header.stream().is_reliable()
                 {
                     let limits = &self.limits;
-                    peer.owe_ack(1, now.elapsed, limits);
+                    peer.owe_ack(now.elapsed, limits);
                 }
             }
             // Nothing was verified. It is said to nobody before there is room again, and then costs no more than a message.
@@ -619,7 +619,7 @@ impl Machine {
                     let limits = self.limits;
                     let peer = self.peer(source);
                     peer.inbound(which).refuse(header.sequence, reason.name());
-                    peer.owe_ack(1, now.elapsed, &limits);
+                    peer.owe_ack(now.elapsed, &limits);
                     self.dirty_marks.insert(source.clone());
                     self.deliver(&source.clone(), which);
                 }
@@ -1250,6 +1250,11 @@ impl Machine {
     /// Whether somebody who waits should look again.
     pub(super) fn take_progress(&mut self) -> bool {
         std::mem::take(&mut self.progress) || self.closed
+    }
+
+    /// The application may take so much that it is worth an acknowledgement.
+    pub(super) fn much_waits(&self) -> bool {
+        self.inbox.released >= self.limits.ack_every
     }
 
     pub(super) fn peers_if_changed(&mut self) -> Option<Vec<PeerStatus>> {

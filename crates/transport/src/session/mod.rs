@@ -140,6 +140,8 @@ impl Session {
     ///
     /// Cancel safe: a message whose `send` was dropped before it was ready was not accepted.
     pub async fn send(&self, draft: Draft) -> Result<Receipt, SubmitError> {
+        // A loop that only sends must let the driver sign and send meanwhile, not only once its window is full.
+        tokio::task::consume_budget().await;
         let mut draft = Some(draft);
         let mut changed = self.shared.changed.subscribe();
         loop {
@@ -555,14 +557,18 @@ impl Driver {
             events.iter().for_each(|event| observer.on_event(event));
             may_go_on = self.settle().await;
         }
-        let (peers, progress) = {
+        let (peers, progress, much) = {
             let mut machine = self.shared.machine();
             if may_go_on {
                 machine.release();
             } else {
                 self.sending.clear();
             }
-            (machine.peers_if_changed(), machine.take_progress())
+            (
+                machine.peers_if_changed(),
+                machine.take_progress(),
+                machine.much_waits(),
+            )
         };
         if let Some(peers) = peers {
             self.peers.send_replace(peers);
@@ -570,7 +576,12 @@ impl Driver {
         if progress {
             self.shared.notify_changed();
         }
+        if much {
+            // Frames that wait below must not keep the application from taking what is here: that gives the peer room for more.
+            tokio::task::yield_now().await;
+        }
     }
+
     /// Waits for the observer; the session is halted for as long as it cannot go on. `false` if it was closed meanwhile.
     async fn settle(&mut self) -> bool {
         let Some(observer) = self.observer.clone() else {

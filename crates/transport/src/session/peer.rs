@@ -97,8 +97,8 @@ struct HelloState {
 #[derive(Debug, Default)]
 struct AckState {
     due: Option<Duration>,
-    /// Messages since the last one.
-    count: usize,
+    /// Messages that the application took since the last one.
+    taken: u64,
     last: Option<Duration>,
 }
 
@@ -427,24 +427,21 @@ impl Peer {
         &self.inbound[which as usize]
     }
 
-    /// An acknowledgement is owed, at the latest after `delay`.
-    pub(super) fn owe_ack(&mut self, messages: usize, now: Duration, limits: &SessionLimits) {
-        self.ack.count += messages;
-        let delay = if self.ack.count >= limits.ack_every {
-            Duration::ZERO
-        } else {
-            limits.ack_delay
-        };
-        self.advance_ack(now + delay);
+    /// A message came: its acknowledgement is owed, at the latest after the usual delay.
+    pub(super) fn owe_ack(&mut self, now: Duration, limits: &SessionLimits) {
+        self.advance_ack(now + limits.ack_delay);
     }
 
-    /// The application took a message: say so at once if this peer has heard nothing for a while, else with the others. So an
-    /// idle conversation is not delayed, and a busy one signs no more than one acknowledgement in each delay.
-    fn owe_ack_for_taken(&mut self, now: Duration, limits: &SessionLimits) {
-        let earliest = self
-            .ack
-            .last
-            .map_or(now, |last| (last + limits.ack_delay).max(now));
+    /// The application took messages, which gives the peer room for more: say so at once if this peer has heard nothing for a while,
+    /// or if they are many, else with the others. So an idle conversation is not delayed, and a busy one neither
+    /// waits with its window full nor signs an acknowledgement for each message.
+    fn owe_ack_for_taken(&mut self, messages: u64, now: Duration, limits: &SessionLimits) {
+        self.ack.taken += messages;
+        let many = self.ack.taken >= limits.ack_every as u64;
+        let earliest = match self.ack.last {
+            Some(last) if !many => (last + limits.ack_delay).max(now),
+            _ => now,
+        };
         self.advance_ack(earliest);
     }
 
@@ -459,7 +456,7 @@ impl Peer {
     pub(super) fn ack_sent(&mut self, now: Duration) {
         self.ack = AckState {
             due: None,
-            count: 0,
+            taken: 0,
             last: Some(now),
         };
     }
@@ -500,8 +497,8 @@ impl Peer {
         }
         let news =
             Reliable::BOTH.map(|which| self.inbound(which).record(mark.floors[which.stream() as usize]));
-        if news.contains(&true) || self.turned_away && self.has_room_again(limits) {
-            self.owe_ack_for_taken(now, limits);
+        if news != [0, 0] || self.turned_away && self.has_room_again(limits) {
+            self.owe_ack_for_taken(news.iter().sum(), now, limits);
         }
     }
 
