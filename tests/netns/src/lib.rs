@@ -4,8 +4,8 @@
 //! The small one is [`isolate`]: the calling thread, and all that it starts, gets a loopback interface of its own, with
 //! multicast.
 //!
-//! The large one is a [`Network`]: [`Host`]s on [`Lan`]s, joined by NATs of every [`NatKind`], with loss and
-//! blackouts when the test says so. Programs run on a host by [`Host::command`], threads by [`Host::enter`].
+//! The large one is a [`Network`]: [`Host`]s on [`Lan`]s, joined by NATs of every [`NatKind`], with delay,
+//! reordering, loss and blackouts when the test says so. Programs run on a host by [`Host::command`], threads by [`Host::enter`].
 //!
 //! ```no_run
 //! use ifmesh_testnet::{Cut, NatKind, Network};
@@ -30,10 +30,11 @@
 //! The namespaces have no names: they live while this process holds them, a thread stands in them or a program runs in
 //! them. So nothing is left behind, however the test ends, once the programs that it started have ended.
 //!
-//! It takes Linux, root, and Debian's packages `iproute2`, `nftables` and `util-linux`. Where one is missing every function says which, as an
+//! It takes Linux, root, Debian's packages `iproute2`, `nftables` and `util-linux`, and for delays `/dev/net/tun`. Where one is missing every function says which, as an
 //! [`Error`]: let the test fail with it. Elsewhere than on Linux this crate is empty, and its users leave out their tests.
 #![cfg(target_os = "linux")]
 
+mod delay;
 mod error;
 mod faults;
 mod isolate;

@@ -4,11 +4,13 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
     time::Duration,
 };
 
 use crate::{
     Cut, Entered, Error, NatKind,
+    delay::{self, Delay, InCable},
     faults::Faults,
     isolate::LOOPBACK,
     namespace::{Namespace, feed},
@@ -41,7 +43,11 @@ pub struct Host {
 struct Cabling {
     /// Ports at the switch, one for each interface.
     ports: Vec<String>,
+    /// Which bridge each is for.
+    bridges: Vec<String>,
     faults: Faults,
+    /// In the cables, one each.
+    boxes: Vec<InCable>,
 }
 
 /// Where every cable ends: bridges and the hosts' ports, in a namespace of their own.
@@ -141,6 +147,7 @@ impl Host {
              address add {address} dev {interface} {nodad}"
         ))?;
         cabling.ports.push(port);
+        cabling.bridges.push(bridge.clone());
         self.apply(&cabling)?;
         Ok(interface)
     }
@@ -195,6 +202,43 @@ impl Host {
         Ok(())
     }
 
+    /// From now on each packet that this host sends or receives takes at least `least` and at most `spread` longer, each another
+    /// time: so packets overtake each other. The same seed draws the same times. It is for the interfaces that the host has, and
+    /// holds until the host is dropped.
+    pub fn delay(&self, least: Duration, spread: Duration, seed: u64) -> Result<(), Error> {
+        let mut cabling = self.cabling();
+        if !cabling.boxes.is_empty() {
+            return Err(Error::refused(
+                format!("{} cannot be delayed", self.name),
+                "there is a delay in its cables already",
+            ));
+        }
+        for index in 0..cabling.ports.len() {
+            let (port, bridge) = (cabling.ports[index].clone(), cabling.bridges[index].clone());
+            let namespace = &self.switch.namespace;
+            let seed = seed.wrapping_add(index as u64);
+            let ([inner, outer], in_cable) = thread::scope(|scope| {
+                let made = scope.spawn(|| {
+                    let _here = namespace.enter()?;
+                    delay::start(Delay { least, spread }, seed)
+                });
+                let panicked = |_| Error::refused("a delay", "the thread that makes it panicked");
+                made.join().map_err(panicked)?
+            })?;
+            // The host's own end of the cable moves to a bridge with nothing on it but the box.
+            let own = self.switch.name("box");
+            namespace.ip(&format!(
+                "link add {own} type bridge stp_state 0 forward_delay 0 mcast_snooping 0
+                 link set {own} addrgenmode none up
+                 link set {inner} addrgenmode none master {own} up
+                 link set {outer} addrgenmode none master {bridge} up
+                 link set {port} master {own}"
+            ))?;
+            cabling.boxes.push(in_cable);
+        }
+        Ok(())
+    }
+
     /// From now on this does not pass either. Connections are not told.
     pub fn cut(&self, cut: Cut) -> Result<(), Error> {
         let mut cabling = self.cabling();
@@ -215,7 +259,7 @@ impl Host {
         self.cabling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply(&self, Cabling { ports, faults }: &Cabling) -> Result<(), Error> {
+    fn apply(&self, Cabling { ports, faults, .. }: &Cabling) -> Result<(), Error> {
         self.switch.namespace.nft(&faults.script(&self.table, ports))
     }
 }

@@ -125,3 +125,28 @@ fn arrivals(from: &UdpSocket, to: &UdpSocket, count: usize) -> usize {
 fn now() -> Instant {
     Instant::now()
 }
+
+#[test]
+fn a_delay_takes_its_time_and_lets_packets_overtake_each_other() {
+    const PACKETS: u32 = 200;
+    let (least, spread) = (Duration::from_millis(20), Duration::from_millis(15));
+    let (_network, _lan, alice, bob) = two();
+    let (from, to) = (socket(&alice, "10.0.0.1:1000"), socket(&bob, "10.0.0.2:2000"));
+    alice.delay(least, spread, 1).unwrap();
+    for (from, to, address) in [(&from, &to, "10.0.0.2:2000"), (&to, &from, "10.0.0.1:1000")] {
+        to.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let started = now();
+        for number in 0..PACKETS {
+            from.send_to(&number.to_be_bytes(), address).unwrap();
+        }
+        let (mut order, mut buffer) = (Vec::new(), [0; 4]);
+        for _ in 0..PACKETS {
+            to.recv(&mut buffer).unwrap();
+            assert!(started.elapsed() >= least);
+            order.push(u32::from_be_bytes(buffer));
+        }
+        assert!(!order.is_sorted(), "nothing was overtaken");
+        order.sort_unstable();
+        assert!(order.into_iter().eq(0..PACKETS), "each arrives once");
+    }
+}
