@@ -3,7 +3,6 @@
 use std::{
     collections::VecDeque,
     fmt,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -12,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{SinkExt as _, StreamExt as _};
+use futures::{SinkExt as _, StreamExt as _, future::BoxFuture};
 use ifmsg::{AgentId, Identity};
 use rand_core::CryptoRng;
 use tokio::{
@@ -60,7 +59,8 @@ pub struct Client {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ClientConfig {
-    /// `ws://host:port` or `wss://host:port`, one or more. After a failure the next one is tried.
+    /// `ws://host:port` or `wss://host:port`, one or more, best first. After a failure the next one is tried; a better one is
+    /// gone back to when it takes registrations again.
     pub urls: Vec<String>,
     /// Whose certificates are taken for those of a `wss://` server.
     pub tls: ClientTls,
@@ -117,6 +117,8 @@ pub struct ClientLimits {
     pub backoff_min: Duration,
     /// The longest: 10 s.
     pub backoff_max: Duration,
+    /// Between two tries to get back to a server that stands further up in the list: 30 s, and up to half of it more or less.
+    pub return_interval: Duration,
     /// Signals waiting to be sent: 256.
     pub queue_signals: usize,
     /// Events waiting to be taken: 256. A full queue stops the reading of the socket.
@@ -135,6 +137,7 @@ impl Default for ClientLimits {
             idle_timeout: Duration::from_secs(30),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
+            return_interval: Duration::from_secs(30),
             queue_signals: 256,
             queue_events: 256,
             max_signal_age: Duration::from_secs(30),
@@ -233,6 +236,12 @@ pub enum DisconnectReason {
     /// Nothing was heard in time.
     #[error("nothing was heard from the server in time")]
     Idle,
+    /// A server further up in the list takes this agent again. The registration there has succeeded, and comes next.
+    #[error("{url}, which is preferred, is back")]
+    Returned {
+        /// That server.
+        url: String,
+    },
 }
 
 /// Why a registration will not succeed at a server, however often it is repeated.
@@ -369,7 +378,7 @@ impl Client {
         let shared = Arc::new(Shared::default());
         let driver = Driver {
             refused: vec![None; config.urls.len()],
-            config,
+            config: Arc::new(config),
             random: Box::new(random),
             events: events_in,
             signals,
@@ -474,8 +483,30 @@ struct Shared {
     expired_signals: AtomicU64,
 }
 
+impl Shared {
+    fn parse(&self, text: &str, config: &ClientConfig) -> Option<ServerFrame> {
+        let limits = FrameLimits {
+            max_bytes: config.limits.max_frame_bytes,
+            max_agents: config.limits.max_agents,
+        };
+        match ServerFrame::parse(text, &limits) {
+            Ok(frame) => Some(frame),
+            Err(error) => {
+                tracing::debug!(%error, "frame ignored");
+                self.ignored_frames.fetch_add(1, Relaxed);
+                None
+            }
+        }
+    }
+
+    fn ignore(&self, what: &'static str) {
+        tracing::debug!(what, "frame ignored");
+        self.ignored_frames.fetch_add(1, Relaxed);
+    }
+}
+
 struct Driver {
-    config: ClientConfig,
+    config: Arc<ClientConfig>,
     random: Box<dyn CryptoRng + Send>,
     events: mpsc::Sender<Event>,
     signals: mpsc::Receiver<Queued>,
@@ -495,23 +526,50 @@ enum Outcome {
     Lost(DisconnectReason),
     /// Not at this server.
     Refused(Refusal),
+    /// A better server took the registration.
+    Returned(usize, Box<Registered>),
     /// The owner wants no more.
     Closed,
 }
+
+/// A connection that is registered.
+struct Registered {
+    socket: Socket,
+    event: Event,
+    ice: IceServers,
+}
+
+/// Registering at better servers, while the connection to a worse one goes on.
+type Returning = BoxFuture<'static, Option<(usize, Box<Registered>)>>;
 
 impl Driver {
     async fn run(mut self) {
         // Of the configured urls.
         let mut at = 0;
         let mut attempt = 0;
+        let mut returned = None;
         loop {
-            let elsewhere = self.alternatives.pop_front();
+            let is_return = returned.is_some();
+            let elsewhere = self.alternatives.pop_front().filter(|_| !is_return);
             let is_configured = elsewhere.is_none();
             let url = elsewhere.unwrap_or_else(|| self.config.urls[at].clone());
+            // Whatever a server named is worse than what is configured.
+            let better = if is_configured { at } else { self.config.urls.len() };
             let started = Instant::now();
-            let outcome = self.connection(&url).await;
+            let outcome = self.connection(&url, better, returned.take()).await;
             let reason = match outcome {
                 Outcome::Closed => return,
+                Outcome::Returned(to, registered) => {
+                    let url = self.config.urls[to].clone();
+                    let reason = DisconnectReason::Returned { url };
+                    let retry_in = Duration::ZERO;
+                    if !self.emit(Event::Disconnected { reason, retry_in }).await {
+                        return;
+                    }
+                    (at, attempt, returned) = (to, 0, Some(registered));
+                    self.alternatives.clear();
+                    continue;
+                }
                 Outcome::Lost(reason) => reason,
                 Outcome::Refused(refusal) => {
                     if is_configured {
@@ -548,121 +606,60 @@ impl Driver {
         }
     }
 
-    /// From the first packet to the last.
-    async fn connection(&mut self, url: &str) -> Outcome {
+    /// From the first packet to the last, or from a registration that is there already. The first `better` of the configured
+    /// servers are preferred to this one.
+    async fn connection(&mut self, url: &str, better: usize, registered: Option<Box<Registered>>) -> Outcome {
         let mut closing = self.closing.clone();
-        let limit = self.config.limits.connect_timeout;
-        let registered = {
-            let register = pin!(timeout(limit, self.register(url)));
-            tokio::select! {
+        let registered = match registered {
+            Some(registered) => Ok(registered),
+            None => tokio::select! {
                 () = set(&mut closing) => return Outcome::Closed,
-                registered = register => registered,
-            }
+                registered = register_in_time(&self.config, &self.shared, url) => registered,
+            },
         };
         match registered {
-            Ok(Ok((socket, event))) => self.session(url, socket, event).await,
-            Ok(Err(outcome)) => outcome,
-            Err(_) => Outcome::Lost(DisconnectReason::RegistrationTimeout { url: url.to_owned() }),
+            Ok(registered) => self.session(url, better, *registered).await,
+            Err(outcome) => outcome,
         }
     }
 
-    /// Connects and registers.
-    async fn register(&mut self, url: &str) -> Result<(Socket, Event), Outcome> {
-        let limits = &self.config.limits;
-        let config = WebSocketConfig::default()
-            .read_buffer_size(16 * 1024)
-            .write_buffer_size(16 * 1024)
-            .max_message_size(Some(limits.max_frame_bytes))
-            .max_frame_size(Some(limits.max_frame_bytes));
-        let mut socket = connect(url, &self.config.tls, config).await.map_err(|error| {
-            Outcome::Lost(DisconnectReason::Unreachable {
-                url: url.to_owned(),
-                error,
-            })
-        })?;
-        let identity = &self.config.identity;
-        let register = ClientFrame::Register {
-            agent_id: self.config.agent_id.clone(),
-            public_key: Some(*identity.public_key()),
-            epoch: Some(self.config.epoch),
-            role: self.config.role,
-        };
-        send(&mut socket, &register).await?;
-        let mut proved = false;
-        loop {
-            let text = next_text(&mut socket, url).await?;
-            match self.parse(&text) {
-                Some(ServerFrame::Challenge { nonce, server_id }) if !proved => {
-                    self.check_server(url, &server_id)?;
-                    let statement = registration_statement(
-                        &server_id,
-                        &nonce,
-                        &self.config.agent_id,
-                        self.config.epoch,
-                        identity.public_key(),
-                    );
-                    let signature = identity.sign_statement(&statement);
-                    send(&mut socket, &ClientFrame::Proof { signature }).await?;
-                    proved = true;
-                }
-                Some(ServerFrame::Registered {
-                    agent_id,
-                    connected_agents,
-                    agents,
-                    server_id,
-                    relay,
-                    ice,
-                }) if agent_id == self.config.agent_id => {
-                    if let Some(server_id) = &server_id {
-                        self.check_server(url, server_id)?;
-                    }
-                    let mut agents: Vec<_> = if agents.is_empty() {
-                        connected_agents.into_iter().map(AgentInfo::unproven).collect()
-                    } else {
-                        agents
-                    };
-                    agents.retain(|agent| agent.agent_id != self.config.agent_id);
-                    self.ice.send_replace(bounded(ice.unwrap_or_default()));
-                    let event = Event::Registered {
-                        url: url.to_owned(),
-                        server_id,
-                        agents,
-                        relay,
-                    };
-                    return Ok((socket, event));
-                }
-                Some(ServerFrame::Error {
-                    code: Some(code),
-                    message,
-                    ..
-                }) if code.is_final() => {
-                    return Err(Outcome::Refused(Refusal::ByServer {
-                        url: url.to_owned(),
-                        code,
-                        message,
-                    }));
-                }
-                Some(ServerFrame::Error { message, .. }) => {
-                    return Err(Outcome::Lost(DisconnectReason::Busy {
-                        url: url.to_owned(),
-                        message,
-                    }));
-                }
-                Some(_) => self.ignore("frame before registration"),
-                None => {}
-            }
+    /// After a while: the first of the `better` servers that takes the registration, if any does.
+    fn returning(&mut self, better: usize) -> Option<Returning> {
+        let candidates: Vec<usize> = (0..better).filter(|&i| self.refused[i].is_none()).collect();
+        if candidates.is_empty() {
+            return None;
         }
+        let interval = self.config.limits.return_interval;
+        let pause = interval / 2 + self.up_to(interval);
+        let (config, shared) = (Arc::clone(&self.config), Arc::clone(&self.shared));
+        Some(Box::pin(async move {
+            sleep(pause).await;
+            for at in candidates {
+                match register_in_time(&config, &shared, &config.urls[at]).await {
+                    Ok(registered) => return Some((at, registered)),
+                    Err(_) => tracing::debug!(url = config.urls[at], "not back yet"),
+                }
+            }
+            None
+        }))
     }
 
     /// Registered: signals out, events in, until something ends it.
     ///
     /// An event that finds no room waits in `pending`; meanwhile signals go out all the same, so that an owner who waits in `send`
     /// instead of `recv` gets on.
-    async fn session(&mut self, url: &str, mut socket: Socket, registered: Event) -> Outcome {
+    async fn session(&mut self, url: &str, better: usize, registered: Registered) -> Outcome {
         let limits = self.config.limits;
         let events = self.events.clone();
         let mut closing = self.closing.clone();
-        let mut pending = Some(registered);
+        let Registered {
+            mut socket,
+            event,
+            ice,
+        } = registered;
+        self.ice.send_replace(ice);
+        let mut pending = Some(event);
+        let mut returning = self.returning(better);
         let mut heard = Instant::now();
         let mut ping = interval_at(heard + limits.ping_interval, limits.ping_interval);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -674,6 +671,16 @@ impl Driver {
                     say_goodbye(&mut socket, &mut self.relayed).await;
                     return Outcome::Closed;
                 }
+                returned = async { returning.as_mut()?.await }, if returning.is_some() => match returned {
+                    Some((at, registered)) => {
+                        say_goodbye(&mut socket, &mut self.relayed).await;
+                        return Outcome::Returned(at, registered);
+                    }
+                    None => {
+                        returning = self.returning(better);
+                        continue;
+                    }
+                },
                 permit = events.reserve(), if pending.is_some() => match permit {
                     Ok(permit) => {
                         if let Some(event) = pending.take() {
@@ -691,7 +698,17 @@ impl Driver {
                         Some(Ok(message)) => {
                             match message {
                                 Message::Text(text) => pending = self.event(&text, url),
-                                Message::Close(frame) => return closed(url, frame),
+                                Message::Close(frame) => {
+                                    let outcome = closed(url, frame);
+                                    // Two urls may lead to one server: then we have replaced ourselves.
+                                    if matches!(outcome, Outcome::Refused(Refusal::Replaced { .. }))
+                                        && let Some(returning) = returning
+                                        && let Ok(Some((at, registered))) = timeout(CLOSE_TIMEOUT, returning).await
+                                    {
+                                        return Outcome::Returned(at, registered);
+                                    }
+                                    return outcome;
+                                }
                                 Message::Binary(frame) => pending = self.relayed_event(&frame),
                                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
                             }
@@ -753,7 +770,7 @@ impl Driver {
         {
             return Some(Event::Relayed(frame));
         }
-        self.ignore("binary frame");
+        self.shared.ignore("binary frame");
         None
     }
 
@@ -769,7 +786,7 @@ impl Driver {
     }
 
     fn event(&mut self, text: &str, url: &str) -> Option<Event> {
-        match self.parse(text)? {
+        match self.shared.parse(text, &self.config)? {
             ServerFrame::GoingAway { urls } => {
                 self.going_away(urls, url);
                 None
@@ -797,7 +814,7 @@ impl Driver {
                 agent_id,
             }),
             _ => {
-                self.ignore("frame out of place");
+                self.shared.ignore("frame out of place");
                 None
             }
         }
@@ -805,41 +822,10 @@ impl Driver {
 
     fn signal(&self, (from, to, signal): (AgentId, AgentId, Signal)) -> Option<Event> {
         if to != self.config.agent_id || from == self.config.agent_id {
-            self.ignore("signal that is not for this agent");
+            self.shared.ignore("signal that is not for this agent");
             return None;
         }
         Some(Event::Signal { from, signal })
-    }
-
-    fn parse(&self, text: &str) -> Option<ServerFrame> {
-        let limits = FrameLimits {
-            max_bytes: self.config.limits.max_frame_bytes,
-            max_agents: self.config.limits.max_agents,
-        };
-        match ServerFrame::parse(text, &limits) {
-            Ok(frame) => Some(frame),
-            Err(error) => {
-                tracing::debug!(%error, "frame ignored");
-                self.shared.ignored_frames.fetch_add(1, Relaxed);
-                None
-            }
-        }
-    }
-
-    fn ignore(&self, what: &'static str) {
-        tracing::debug!(what, "frame ignored");
-        self.shared.ignored_frames.fetch_add(1, Relaxed);
-    }
-
-    fn check_server(&self, url: &str, found: &AgentId) -> Result<(), Outcome> {
-        match &self.config.server_id {
-            Some(expected) if expected != found => Err(Outcome::Refused(Refusal::WrongServer {
-                url: url.to_owned(),
-                found: found.clone(),
-                expected: expected.clone(),
-            })),
-            _ => Ok(()),
-        }
     }
 
     /// Exponential with full jitter: anything from the minimum to the minimum times 2^(attempt+1), at most the maximum.
@@ -849,10 +835,14 @@ impl Driver {
             .backoff_min
             .saturating_mul(2u32.saturating_pow(attempt.saturating_add(1)))
             .min(limits.backoff_max);
-        let spread = ceiling.saturating_sub(limits.backoff_min);
-        let micros = u64::try_from(spread.as_micros()).unwrap_or(u64::MAX);
-        let jitter = self.random.next_u64() % micros.saturating_add(1).max(1);
-        limits.backoff_min + Duration::from_micros(jitter)
+        let least = limits.backoff_min;
+        least + self.up_to(ceiling.saturating_sub(least))
+    }
+
+    /// Anything from nothing to this.
+    fn up_to(&mut self, most: Duration) -> Duration {
+        let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(self.random.next_u64() % micros.saturating_add(1).max(1))
     }
 
     /// `false`: nobody listens any more.
@@ -867,6 +857,109 @@ impl Driver {
         tokio::select! {
             () = set(&mut self.closing) => false,
             () = sleep(time) => true,
+        }
+    }
+}
+
+/// As [`register`], within the time that it may take.
+async fn register_in_time(
+    config: &ClientConfig,
+    shared: &Shared,
+    url: &str,
+) -> Result<Box<Registered>, Outcome> {
+    let registered = timeout(config.limits.connect_timeout, register(config, shared, url)).await;
+    let url = || url.to_owned();
+    registered.unwrap_or_else(|_| {
+        Err(Outcome::Lost(DisconnectReason::RegistrationTimeout {
+            url: url(),
+        }))
+    })
+}
+
+/// Connects and registers.
+async fn register(config: &ClientConfig, shared: &Shared, url: &str) -> Result<Box<Registered>, Outcome> {
+    let limits = &config.limits;
+    let web_socket = WebSocketConfig::default()
+        .read_buffer_size(16 * 1024)
+        .write_buffer_size(16 * 1024)
+        .max_message_size(Some(limits.max_frame_bytes))
+        .max_frame_size(Some(limits.max_frame_bytes));
+    let mut socket = connect(url, &config.tls, web_socket).await.map_err(|error| {
+        Outcome::Lost(DisconnectReason::Unreachable {
+            url: url.to_owned(),
+            error,
+        })
+    })?;
+    let identity = &config.identity;
+    let register = ClientFrame::Register {
+        agent_id: config.agent_id.clone(),
+        public_key: Some(*identity.public_key()),
+        epoch: Some(config.epoch),
+        role: config.role,
+    };
+    send(&mut socket, &register).await?;
+    let mut proved = false;
+    loop {
+        let text = next_text(&mut socket, url).await?;
+        match shared.parse(&text, config) {
+            Some(ServerFrame::Challenge { nonce, server_id }) if !proved => {
+                check_server(config, url, &server_id)?;
+                let statement = registration_statement(
+                    &server_id,
+                    &nonce,
+                    &config.agent_id,
+                    config.epoch,
+                    identity.public_key(),
+                );
+                let signature = identity.sign_statement(&statement);
+                send(&mut socket, &ClientFrame::Proof { signature }).await?;
+                proved = true;
+            }
+            Some(ServerFrame::Registered {
+                agent_id,
+                connected_agents,
+                agents,
+                server_id,
+                relay,
+                ice,
+            }) if agent_id == config.agent_id => {
+                if let Some(server_id) = &server_id {
+                    check_server(config, url, server_id)?;
+                }
+                let mut agents: Vec<_> = if agents.is_empty() {
+                    connected_agents.into_iter().map(AgentInfo::unproven).collect()
+                } else {
+                    agents
+                };
+                agents.retain(|agent| agent.agent_id != config.agent_id);
+                let ice = bounded(ice.unwrap_or_default());
+                let event = Event::Registered {
+                    url: url.to_owned(),
+                    server_id,
+                    agents,
+                    relay,
+                };
+                return Ok(Box::new(Registered { socket, event, ice }));
+            }
+            Some(ServerFrame::Error {
+                code: Some(code),
+                message,
+                ..
+            }) if code.is_final() => {
+                return Err(Outcome::Refused(Refusal::ByServer {
+                    url: url.to_owned(),
+                    code,
+                    message,
+                }));
+            }
+            Some(ServerFrame::Error { message, .. }) => {
+                return Err(Outcome::Lost(DisconnectReason::Busy {
+                    url: url.to_owned(),
+                    message,
+                }));
+            }
+            Some(_) => shared.ignore("frame before registration"),
+            None => {}
         }
     }
 }
@@ -886,6 +979,17 @@ fn refresh_at(servers: &mut watch::Receiver<IceServers>) -> Option<Instant> {
     // A server that says "none at all" is not asked without end; a day is more than any TURN server grants.
     let after = Duration::from_secs(lifetime.clamp(MIN_ICE_LIFETIME, 24 * 3_600)) * 3 / 4;
     (lifetime > 0).then(|| Instant::now() + after)
+}
+
+fn check_server(config: &ClientConfig, url: &str, found: &AgentId) -> Result<(), Outcome> {
+    match &config.server_id {
+        Some(expected) if expected != found => Err(Outcome::Refused(Refusal::WrongServer {
+            url: url.to_owned(),
+            found: found.clone(),
+            expected: expected.clone(),
+        })),
+        _ => Ok(()),
+    }
 }
 
 /// Where a url points to.

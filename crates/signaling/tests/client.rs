@@ -15,6 +15,7 @@ use ifmesh_signaling::{
 };
 use serde_json::json;
 use tokio::{
+    io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     time::timeout,
 };
@@ -179,6 +180,96 @@ async fn goes_on_to_the_next_server() {
     }
 }
 
+/// Fails if agents that failed over at different times stay apart for ever, or if going back takes more than one registration.
+#[tokio::test]
+async fn agents_meet_again_at_the_first_server() {
+    let first = start(config()).await;
+    let second = start(config()).await;
+    let mut settings = config();
+    settings.listen = first.local_addr();
+    let urls = [url(first.local_addr()), url(second.local_addr())];
+    let connect = |name: &str, seed| {
+        let mut config = ClientConfig::new(urls.clone(), id(name), identity(seed), 1);
+        config.limits.return_interval = Duration::from_millis(100);
+        Client::connect(config, random()).unwrap()
+    };
+    let mut a = connect("a", 1);
+    registered(&mut a).await;
+    first.shutdown().await;
+    let at = |event: &Event, wanted: &str| matches!(event, Event::Registered { url, .. } if url == wanted);
+    event_where(&mut a, |event| at(event, &urls[1])).await;
+    // To b the first server is the only one that it ever saw.
+    let first = start(settings).await;
+    let mut b = connect("b", 2);
+    event_where(&mut b, |event| at(event, &urls[0])).await;
+    let back = event_where(&mut a, |event| {
+        matches!(
+            event,
+            Event::Disconnected {
+                reason: DisconnectReason::Returned { .. },
+                ..
+            }
+        )
+    });
+    back.await;
+    assert_eq!(registered(&mut a).await, [id("b")]);
+    let joined = event(&mut b).await;
+    assert!(
+        matches!(&joined, Event::Joined(agent) if agent.agent_id == id("a")),
+        "{joined:?}"
+    );
+    a.send(id("b"), offer("here")).await.unwrap();
+    let here = Event::Signal {
+        from: id("a"),
+        signal: offer("here"),
+    };
+    assert_eq!(event(&mut b).await, here);
+    assert_eq!(
+        (first.metrics().registrations, second.metrics().registrations),
+        (2, 1)
+    );
+    assert_eq!(second.metrics().agents, 0);
+}
+
+/// Fails if an agent takes itself for another process where two urls lead to one server.
+#[tokio::test]
+async fn one_server_with_two_urls_is_gone_back_to_once() {
+    let server = start(config()).await;
+    let port = server.local_addr().port();
+    // The first way there opens later.
+    let gate = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let by_gate = url(gate.local_addr().unwrap());
+    let open = async {
+        let (mut refused, _) = gate.accept().await.unwrap();
+        refused.shutdown().await.unwrap();
+        loop {
+            let (mut inside, _) = gate.accept().await.unwrap();
+            let mut outside = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut inside, &mut outside).await });
+        }
+    };
+    let gatekeeper = async {
+        let mut config = ClientConfig::new(
+            [by_gate.clone(), url(server.local_addr())],
+            id("a"),
+            identity(1),
+            1,
+        );
+        config.limits.return_interval = Duration::from_millis(100);
+        let mut a = Client::connect(config, random()).unwrap();
+        let at =
+            |event: &Event, wanted: &str| matches!(event, Event::Registered { url, .. } if url == wanted);
+        event_where(&mut a, |event| at(event, &url(server.local_addr()))).await;
+        event_where(&mut a, |event| at(event, &by_gate)).await;
+        a.close().await;
+    };
+    tokio::select! {
+        () = open => {}
+        () = gatekeeper => {}
+    }
+    assert_eq!(server.metrics().registrations, 2);
+}
+
 #[tokio::test]
 async fn a_server_of_another_name_gets_no_proof() {
     let server = start(config()).await;
@@ -329,8 +420,10 @@ async fn what_waited_too_long_is_dropped_and_counted() {
     a.send(id("b"), offer("old")).await.unwrap();
     let mut socket = stage.accept().await;
     let _register = socket.next().await;
-    // The time is the subject: the signal has to grow old.
-    tokio::time::sleep(Duration::from_millis(60)).await;
+    // The signal grows old, while nobody waits.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_millis(60)).await;
+    tokio::time::resume();
     say(
         &mut socket,
         r#"{"type":"registered","agent_id":"a","connected_agents":[]}"#,

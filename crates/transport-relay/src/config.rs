@@ -14,8 +14,8 @@ pub struct RelayConfig {
     pub identity: Identity,
     /// Grows with each start of the agent; at most 2^53-1. Peers drop what is left of an earlier life when a higher one comes.
     pub epoch: u64,
-    /// Signaling servers that relay, `ws://host:port` or `wss://host:port`, one or more. One is used at a time; after a failure
-    /// the next is tried. Agents meet only at the same server.
+    /// Signaling servers that relay, `ws://host:port` or `wss://host:port`, one or more, best first. One is used at a time; after
+    /// a failure the next is tried, and a better one is gone back to. Agents meet only at the same server.
     pub signaling: Vec<String>,
     /// Whose certificates are taken for those of a `wss://` server.
     pub tls: ClientTls,
@@ -78,6 +78,9 @@ pub struct RelayLinkLimits {
     pub event_bytes: usize,
     /// From `start` to the first registration: 10 s.
     pub start_timeout: Duration,
+    /// Between two tries to get back to a signaling server that stands further up in the list: 30 s, and up to half of it more
+    /// or less.
+    pub return_interval: Duration,
     /// A hello without an answer is repeated after this: 500 ms; up to twice as much each time,
     pub backoff_min: Duration,
     /// and at most this: 10 s.
@@ -98,6 +101,7 @@ impl Default for RelayLinkLimits {
             window: 256 << 10,
             event_bytes: 64 << 20,
             start_timeout: Duration::from_secs(10),
+            return_interval: Duration::from_secs(30),
             backoff_min: Duration::from_millis(500),
             backoff_max: Duration::from_secs(10),
             ping_interval: Duration::from_secs(5),

@@ -71,6 +71,7 @@ impl RelayTransport {
         signaling.role = SocketRole::Relay;
         signaling.tls = config.tls.clone();
         signaling.server_id = config.server_id.clone();
+        signaling.limits.return_interval = config.limits.return_interval;
         let mut client = Client::connect(signaling, random.clone())?;
 
         let mut last = None;
