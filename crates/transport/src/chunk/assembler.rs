@@ -310,6 +310,9 @@ fn check_length(header: &Header, chunk: &[u8]) -> Result<(), ChunkError> {
     })
 }
 
+/// Room for so many times what has come: none of it is touched before it is needed.
+const GROWTH: usize = 64;
+
 /// A frame on its way to being whole.
 #[derive(Debug)]
 struct Partial {
@@ -367,9 +370,10 @@ impl Partial {
 
     fn append(&mut self, part: &[u8]) {
         if self.front.capacity() - self.front.len() < part.len() {
-            // Grows with what has come, not with what was promised, and never beyond the promise.
+            // Grows with what has come, not with what was promised, and never beyond the promise. In few steps: in each, all that
+            // has come may be copied, and nobody else gets on meanwhile.
             let room = (self.front.len() + part.len())
-                .saturating_mul(2)
+                .saturating_mul(GROWTH)
                 .min(self.whole.total as usize);
             self.front.reserve_exact(room - self.front.len());
         }
