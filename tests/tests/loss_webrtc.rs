@@ -1,5 +1,6 @@
 //! Two real agents over WebRTC, on a network that loses 1, 5 and 20 per cent of all packets each way, on a narrow one whose queue
-//! makes every packet wait for another time, and on one that is dead for three seconds.
+//! makes every packet wait for another time, on one where packets take 20 ms and up to 15 ms more or less and so overtake each
+//! other, and on one that is dead for three seconds.
 //!
 //! Falsified by a reliable message that does not arrive, arrives twice or out of order, or is not acknowledged.
 #![cfg(target_os = "linux")]
@@ -42,6 +43,19 @@ fn everything_arrives_once_through_a_narrow_link_with_jitter_and_loss() {
         300,
         |host| {
             host.narrow(4_000, Duration::from_millis(100)).unwrap();
+            host.loss(1.0).unwrap();
+        },
+        |_, _| {},
+    );
+}
+
+#[test]
+fn everything_arrives_once_and_in_order_where_packets_overtake_each_other() {
+    exchange(
+        300,
+        |host| {
+            let (least, spread) = (Duration::from_millis(5), Duration::from_millis(30));
+            host.delay(least, spread, 1).unwrap();
             host.loss(1.0).unwrap();
         },
         |_, _| {},

@@ -16,7 +16,8 @@ pub struct WebRtcConfig {
     pub identity: Identity,
     /// Grows with each start of the agent; at most 2^53-1. Peers drop what is left of an earlier life when a higher one comes.
     pub epoch: u64,
-    /// Signaling servers, `ws://host:port` or `wss://host:port`, one or more. One is used at a time; after a failure the next is tried.
+    /// Signaling servers, `ws://host:port` or `wss://host:port`, one or more, best first. One is used at a time; after a failure
+    /// the next is tried, and a better one is gone back to. Agents find each other only at the same server.
     pub signaling: Vec<String>,
     /// Whose certificates are taken for those of a `wss://` server.
     pub tls: ClientTls,
@@ -74,8 +75,8 @@ pub enum MeshMode {
     Full,
     /// With those who are sent to, or who link by themselves.
     OnDemand {
-        /// A link over which no frames went for this long is closed. What sessions and routers say to each other unasked
-        /// (keepalives) counts, too.
+        /// A link over which no messages went for this long is closed. What sessions and routers say to each other to keep
+        /// themselves in order ([`is_upkeep`](ifmesh_transport::is_upkeep)) does not count, and opens no link.
         idle: Duration,
         /// Of more links than this, the one that was not used for longest is closed. At least 1.
         max_connections: usize,
@@ -226,6 +227,9 @@ pub struct WebRtcLimits {
     pub event_bytes: usize,
     /// From `start` to the first registration: 10 s.
     pub start_timeout: Duration,
+    /// Between two tries to get back to a signaling server that stands further up in the list: 30 s, and up to half of it more
+    /// or less.
+    pub return_interval: Duration,
     /// From an offer (sent or received) to the peer's verified hello: 10 s.
     pub handshake_timeout: Duration,
     /// How long the agent with the smaller id waits for the other one's offer before it offers itself: 2 s, and up to a
@@ -257,6 +261,7 @@ impl Default for WebRtcLimits {
             chunks: ChunkLimits::default(),
             event_bytes: 8 << 20,
             start_timeout: Duration::from_secs(10),
+            return_interval: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),
             offer_wait: Duration::from_secs(2),
             silence: Duration::from_secs(10),

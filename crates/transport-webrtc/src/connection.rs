@@ -10,7 +10,8 @@ use std::{
 use bytes::Bytes;
 use ifmesh_signaling::{IceCandidate, Signal, SignalSender};
 use ifmesh_transport::{
-    Assembler, ChunkLimits, DownReason, Events, Lane, LinkNotice, Splitter, TransportEvent, awaited, is_chunk,
+    Assembler, ChunkLimits, DownReason, Events, Lane, LinkNotice, Splitter, TransportEvent, awaited,
+    is_chunk, is_upkeep,
 };
 use ifmsg::{AgentId, Identity};
 use tokio::{
@@ -27,6 +28,7 @@ use crate::{
     negotiation::Attempt,
     notices::Notices,
     pacing::Pacing,
+    probing::{PROBE, probe},
 };
 
 /// How long a candidate waits for the signaling server.
@@ -42,15 +44,6 @@ const BETWEEN_CHUNKS: usize = 64 * 1024;
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Bytes that are hashed before others get a turn.
 const DIGEST_STEP: usize = 32 * 1024;
-/// What a probe says: nothing. It exists to be acknowledged.
-const PROBE: &[u8] = b"IFP1";
-/// An acknowledgement that takes longer than this, and than so many round trips, is looked into.
-const PROBE_AFTER: (Duration, u32) = (Duration::from_millis(3), 3);
-/// Probes in a row, and how long each waits for its acknowledgement before the next one goes.
-const PROBES: u32 = 6;
-const PROBE_INTERVAL: Duration = Duration::from_millis(2);
-/// A path that answers nothing for this long is not probed any more: it is broken rather than lossy.
-const PROBE_NO_MORE: Duration = Duration::from_millis(500);
 /// How often the path is looked at.
 const MEASURE: Duration = Duration::from_secs(5);
 /// Bad chunks after which a peer is cut off.
@@ -92,6 +85,7 @@ pub(crate) struct Connection {
     pub(crate) peer_id: AgentId,
     pub(crate) identity: Identity,
     pub(crate) limits: WebRtcLimits,
+    pub(crate) on_demand: bool,
     pub(crate) peer: Arc<Peer>,
     pub(crate) happenings: mpsc::Receiver<PeerEvent>,
     /// Filled when both descriptions have verified, which is before a channel can open.
@@ -273,6 +267,7 @@ impl Connection {
                 &candidates,
                 &loose_open,
                 outbound,
+                self.on_demand,
             );
             let watch_path = watch_path(&self.peer, &self.peer_id, &self.board);
             let mut probe = pin!(probe(&self.peer, outbound, &self.board, &self.peer_id));
@@ -289,7 +284,7 @@ impl Connection {
                 },
                 () = write_loose => false,
                 () = watch_path => false,
-                () = &mut probe => false,
+                () = &mut probe => return DownReason::Timeout,
             };
             outbound.close();
             // A lone frame is acknowledged after 200 ms, unless a probe comes behind it.
@@ -384,6 +379,7 @@ async fn pump(
     candidates: &Candidates<'_>,
     loose_open: &watch::Sender<bool>,
     outbound: &Outbound,
+    on_demand: bool,
 ) -> DownReason {
     let mut assemblers = [Assembler::new(limits), Assembler::new(limits)];
     let mut bad_chunks = 0;
@@ -402,7 +398,9 @@ async fn pump(
         match happening {
             Some(PeerEvent::Frame(engine::Lane::BestEffort, message)) if message == PROBE => {}
             Some(PeerEvent::Frame(lane, message)) => {
-                peer.board.used(outbound);
+                if on_demand && !is_upkeep(&message) {
+                    peer.board.used(outbound);
+                }
                 let (lane, assembler) = match lane {
                     engine::Lane::Messaging => (Lane::Reliable, &mut assemblers[0]),
                     engine::Lane::BestEffort => (Lane::BestEffort, &mut assemblers[1]),
@@ -659,56 +657,6 @@ impl Candidates<'_> {
     async fn report(&self, report: Report) {
         if let Some((reports, attempt)) = &self.reports {
             let _ = reports.send((*attempt, report)).await;
-        }
-    }
-}
-
-/// Provokes acknowledgements where they are missing, for as long as it is polled.
-///
-/// SCTP learns of a loss when three later packets arrive, and else when its timer runs out, which the library never lets be
-/// less than a second. At the tail of what there is to send nothing comes later; so something does: a few probes, by the lane
-/// that repeats nothing. Their acknowledgements tell what is missing.
-///
-/// > When an SCTP endpoint receives three missing reports for a TSN, [it] SHOULD retransmit it (RFC 9260, section 7.2.4)
-async fn probe(peer: &Peer, outbound: &Outbound, board: &Board, peer_id: &AgentId) {
-    let unacknowledged = || peer.buffered_amount(engine::Lane::Messaging);
-    let acknowledged = |unacknowledged: usize| outbound.total_sent().saturating_sub(unacknowledged as u64);
-    loop {
-        outbound.something_sent().await;
-        let mut since = Instant::now();
-        let mut known = acknowledged(unacknowledged().await);
-        loop {
-            let round_trip = board.round_trip(peer_id).unwrap_or_default();
-            let after = PROBE_AFTER.0.max(round_trip * PROBE_AFTER.1);
-            // Looked at more often than that, or what is lost right after a look waits twice as long.
-            sleep(after / 3).await;
-            let open = unacknowledged().await;
-            if open == 0 {
-                break;
-            }
-            if acknowledged(open) > known {
-                known = acknowledged(open);
-                since = Instant::now();
-                continue;
-            }
-            if since.elapsed() < after {
-                continue;
-            }
-            if !outbound.takes_chunks() || since.elapsed() > PROBE_NO_MORE.max(4 * after) {
-                // Looked at again when more is sent.
-                break;
-            }
-            for _ in 0..PROBES {
-                // One at a time: several in a packet are acknowledged once.
-                let probe = Bytes::from_static(PROBE);
-                if !matches!(peer.try_send(engine::Lane::BestEffort, probe).await, Ok(true)) {
-                    break;
-                }
-                let _ = timeout(PROBE_INTERVAL, peer.drained(engine::Lane::BestEffort)).await;
-                if acknowledged(unacknowledged().await) > known {
-                    break;
-                }
-            }
         }
     }
 }

@@ -65,6 +65,7 @@ mod negotiation;
 mod notices;
 mod pacing;
 mod peer;
+mod probing;
 #[cfg(test)]
 mod tests;
 mod transport;

@@ -741,6 +741,7 @@ impl PeerTask {
             peer_id: self.id.clone(),
             identity: self.common.config.identity.clone(),
             limits: self.common.config.limits,
+            on_demand: self.common.config.mesh.is_on_demand(),
             peer: Arc::clone(&peer),
             happenings,
             facts: Arc::clone(&facts),

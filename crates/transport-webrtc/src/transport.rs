@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use ifmesh_signaling::{Client, ClientConfig, Event};
 use ifmesh_transport::{
     Capabilities, Clock, CloseError, Closed, Ending, Envelope, Events, IfTransport, Lane, LinkNotice,
-    LinkStatus, SendError, SharedRandom, TransportEvent, Unread,
+    LinkStatus, SendError, SharedRandom, TransportEvent, Unread, is_upkeep,
 };
 use ifmsg::{AgentId, Destination};
 use rand_core::CryptoRng;
@@ -81,6 +81,7 @@ impl WebRtcTransport {
         );
         signaling.server_id = config.server_id.clone();
         signaling.tls = config.tls.clone();
+        signaling.limits.return_interval = config.limits.return_interval;
         let mut client = Client::connect(signaling, random.clone())?;
 
         let mut last = None;
@@ -202,8 +203,15 @@ impl IfTransport for WebRtcTransport {
                 SendError::NoBroadcast
             });
         };
-        let outbound = self.link(&peer, envelope.lane).await?;
-        self.board.used(&outbound);
+        let upkeep = self.on_demand && is_upkeep(&envelope.frame);
+        // Upkeep of a link is no reason to make one.
+        let outbound = match upkeep {
+            true => self.board.outbound(&peer)?,
+            false => self.link(&peer, envelope.lane).await?,
+        };
+        if !upkeep {
+            self.board.used(&outbound);
+        }
         let (size, limit) = (envelope.frame.len(), outbound.limit());
         if size > limit {
             return Err(SendError::TooLarge { size, limit });

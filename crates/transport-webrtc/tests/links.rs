@@ -113,6 +113,50 @@ async fn links_outlive_the_server_and_its_return_brings_new_ones() {
 }
 
 /// Fails if a key that nobody trusts gets a link, under a name of its own or under somebody else's.
+/// Fails if agents that failed over to another server stay apart from those who only see the first one, or if going back costs a
+/// link that is up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_go_back_to_the_first_server_and_keep_their_links() {
+    let (first, second) = (server().await, server().await);
+    let urls = [url(&first), url(&second)];
+    let address = first.local_addr().to_string();
+    let join = |name: &str| {
+        let mut config = config(&urls[0], name, 1);
+        config.signaling = urls.to_vec();
+        config.limits.return_interval = Duration::from_millis(200);
+        start(config)
+    };
+    let (alice, bob) = (join("alice").await, join("bob").await);
+    up(&*alice, "bob").await;
+    up(&*bob, "alice").await;
+    first.shutdown().await;
+    let moved = async {
+        while second.metrics().registrations < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, moved).await.expect("both at the second server");
+    exchange(&alice, &bob).await;
+    let first = server_at(&address).await;
+    // Whoever comes now never hears of the second server.
+    let carol = join("carol").await;
+    for (side, name) in [(&alice, "alice"), (&bob, "bob")] {
+        up(&**side, "carol").await;
+        let linked = good_event(&*carol).await;
+        assert!(
+            matches!(linked, TransportEvent::LinkUp { .. }),
+            "{name}: {linked:?}"
+        );
+    }
+    exchange(&alice, &bob).await;
+    assert_eq!(
+        alice.metrics().links_up,
+        2,
+        "the link to bob is still the first one"
+    );
+    assert_eq!(first.metrics().registrations, 3);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_gets_no_link() {
     let server = server().await;

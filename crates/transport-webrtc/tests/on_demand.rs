@@ -10,16 +10,23 @@
 
 mod common;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use common::*;
 use ifmesh_signaling::{Server, ServerConfig};
 use ifmesh_transport::{
-    DownReason, Envelope, IfTransport as _, Lane, LinkState, SendError, Session, SessionConfig, SystemClock,
-    TransportEvent,
+    DownReason, Envelope, HealthConfig, IfTransport as _, Keepalive, Lane, LinkState, Policy, Road, Router,
+    RouterConfig, SendError, Session, SessionConfig, SystemClock, TransportEvent,
 };
 use ifmesh_transport_webrtc::{MeshMode, WebRtcConfig, WebRtcTransport};
-use ifmsg::{Draft, Permissions, TrustPolicy, TrustStore};
+use ifmsg::{AgentId, Draft, Permissions, PublicKey, TrustPolicy, TrustStore};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
@@ -165,6 +172,96 @@ async fn a_session_wakes_whom_it_has_messages_for() {
         timeout(SOON, down).await.expect("rest").unwrap();
     }
     assert_eq!(carol.peers().iter().filter(|peer| peer.up).count(), 0);
+}
+
+/// Fails if routers that ask after their roads, or sessions that say something unasked, keep a link alive or make one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upkeep_neither_keeps_a_link_nor_makes_one() {
+    const FRAMES: u64 = 3;
+    // Routers ask only where they have two roads.
+    let (server, other_server) = (server().await, common::server().await);
+    let idle = Duration::from_secs(2);
+    let mut sessions = Vec::new();
+    for name in ["alice", "bob"] {
+        let resting = start(on_demand(&server, name, idle, 8)).await;
+        let standing = start(config(&url(&other_server), name, 1)).await;
+        let keepalive = Duration::from_millis(200);
+        let health = HealthConfig {
+            keepalive,
+            ..HealthConfig::default()
+        };
+        let config = RouterConfig {
+            health,
+            ..RouterConfig::new(Policy::Failover)
+        };
+        let roads = vec![
+            Road::new("resting", resting.clone()),
+            Road::new("standing", standing),
+        ];
+        let router = Router::start(roads, config, Box::new(random(1))).unwrap();
+        let mut trust = TrustStore::new(TrustPolicy::Allowlist);
+        for peer in ["alice", "bob"] {
+            trust
+                .bind(id(peer), *identity(peer).public_key(), Permissions::ALL)
+                .unwrap();
+        }
+        let mut config = SessionConfig::new(id(name), identity(name), trust, 1);
+        config.keepalive = Some(Arc::new(Chatter::default()));
+        let session = Session::start(router, config, Arc::new(SystemClock), Box::new(random(2)));
+        sessions.push((resting, session));
+    }
+    let [(resting, alice), (_, bob)] = sessions.try_into().unwrap();
+    let linked = alice.peers_until(|peers| peers.iter().any(|peer| peer.up));
+    timeout(SOON, linked).await.expect("the standing road").unwrap();
+    knows(&resting, "bob").await;
+    for round in 0..2 {
+        // A session that has another road wakes nobody.
+        resting.wake(&id("bob"));
+        let woken = async {
+            while state(&resting, "bob") != Some(LinkState::Up) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(SOON, woken).await.expect("a link");
+        let up_since = Instant::now();
+        let draft = Draft::new("bob".try_into().unwrap(), json!({ "round": round }));
+        let receipt = alice.send(draft).await.unwrap();
+        timeout(SOON, bob.recv()).await.expect("a message").unwrap();
+        timeout(SOON, receipt.acknowledged())
+            .await
+            .expect("an outcome")
+            .unwrap();
+        knows(&resting, "bob").await;
+        assert!(up_since.elapsed() >= idle);
+        // It rests while the routers and the sessions go on.
+        let said = || alice.metrics().frames_sent;
+        let before = said();
+        let links = resting.metrics().links_up;
+        let talked = async {
+            while said() < before + FRAMES {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(SOON, talked).await.expect("talk");
+        assert_eq!(
+            (resting.metrics().links_up, state(&resting, "bob")),
+            (links, Some(LinkState::Dormant))
+        );
+    }
+}
+
+/// Has something to say each time that it is asked.
+#[derive(Debug, Default)]
+struct Chatter(AtomicU64);
+
+impl Keepalive for Chatter {
+    fn say(&self, _: &AgentId) -> Option<serde_json::Value> {
+        Some(json!(self.0.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn hear(&self, _: &AgentId, _: &PublicKey, _: &serde_json::Value) -> bool {
+        false
+    }
 }
 
 /// A hundred agents in one process, each of which sends to two others that it has never met.

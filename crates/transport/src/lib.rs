@@ -17,6 +17,7 @@ mod random;
 mod router;
 mod session;
 mod trust;
+mod upkeep;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -44,10 +45,11 @@ pub use router::{
 };
 pub use session::{
     Journal, JournalError, Keepalive, NotAcknowledged, Observer, ObserverError, Outcome, PeerStatus, Receipt,
-    Refusal, Session, SessionConfig, SessionEvent, SessionLimits, SessionMetrics, SubmitError, Taken,
-    next_epoch,
+    Refusal, RoundTrip, Session, SessionConfig, SessionEvent, SessionLimits, SessionMetrics, SubmitError,
+    Taken, next_epoch,
 };
 pub use trust::{PeerKeys, PeerTrust};
+pub use upkeep::is_upkeep;
 
 /// One way to move envelopes between agents. A backend promises no more than its [`Capabilities`] say.
 ///

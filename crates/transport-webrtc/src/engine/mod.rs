@@ -54,6 +54,10 @@ pub(crate) const MAX_MESSAGE_SIZE: u32 = 262_144;
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// Rounds after which a pair of candidates is given up: 5 s.
 const CHECKS_PER_PAIR: u16 = 250;
+/// How far the connection's clock is put forward at a time, at most. SCTP's timer begins at 1 s.
+const STEP: Duration = Duration::from_secs(1);
+/// A round trip that was measured while the clock was put forward is wrong; after so long there is a newer one.
+const MEASURED_ANEW: Duration = Duration::from_secs(2);
 /// When the unacknowledged bytes of the messaging lane fall below this, [`Peer::drained`] tells.
 const LITTLE_ON_ITS_WAY: u32 = 8 * 1024;
 /// Events of the library itself (candidates, new channels) that wait for the pump.
@@ -289,6 +293,9 @@ struct Shared {
     max_frame: AtomicUsize,
     setup_timeout: Duration,
     flush_timeout: Duration,
+    pace: Arc<Pace>,
+    /// How far the clock is put forward at a time.
+    step: Duration,
     local: Description,
     /// The ICE user fragment of our last description.
     local_ufrag: Mutex<String>,
@@ -554,6 +561,9 @@ impl Peer {
 
     /// The last round trip of a connectivity check over the path in use, if one was measured.
     pub(crate) async fn round_trip(&self) -> Option<Duration> {
+        if self.shared.pace.was_advanced(MEASURED_ANEW) {
+            return None;
+        }
         let now = tokio::time::Instant::now().into_std();
         let report = self.shared.connection.get_stats(now, StatsSelector::None).await;
         let measured = report
@@ -564,6 +574,19 @@ impl Peer {
         Duration::try_from_secs_f64(seconds)
             .ok()
             .filter(|time| !time.is_zero())
+    }
+
+    /// Makes SCTP's retransmission timer run out earlier, by at most a second: so much was gained. Nothing, if nothing came from
+    /// the peer since the last time, for then there is nobody to send to again.
+    pub(crate) fn hasten(&self) -> Option<Duration> {
+        let Shared { pace, step, .. } = &*self.shared;
+        pace.advance(*step).then_some(*step)
+    }
+
+    /// How long nothing has come from the peer, and how long nothing but connectivity checks.
+    pub(crate) fn silent_for(&self) -> (Duration, Duration) {
+        let pace = &self.shared.pace;
+        (pace.silent_for(), pace.no_data_for())
     }
 
     /// What was dropped so far.
@@ -789,6 +812,8 @@ impl Setup {
             max_frame: AtomicUsize::new(config.max_message_size as usize),
             setup_timeout: config.setup_timeout,
             flush_timeout: config.flush_timeout,
+            pace: Arc::clone(&self.pace),
+            step: STEP.min(config.disconnected_after / 3),
             local: local.clone(),
             local_ufrag: Mutex::new(local.ice_ufrag.clone()),
             candidates: Mutex::new(Candidates {

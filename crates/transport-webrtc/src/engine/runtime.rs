@@ -1,5 +1,5 @@
-//! The library's view of the operating system, wrapped: timers that return early while that saves 600 ms, sockets with
-//! buffers that hold a burst, and a way to make the library look at what it has left lying.
+//! The library's view of the operating system, wrapped: timers that return early while that saves 600 ms, a clock that can be
+//! put forward, sockets with buffers that hold a burst, and a way to make the library look at what it has left lying.
 
 use std::future::Future;
 use std::io::{self, IoSliceMut};
@@ -36,6 +36,12 @@ pub(super) struct Pace {
     relayed: AtomicBool,
     nudged: AtomicBool,
     waker: AtomicWaker,
+    /// How far the connection's clock is ahead, in microseconds.
+    ahead: AtomicU64,
+    /// When it was put forward, when the last datagram came, and the last one with data: microseconds since `started`.
+    advanced_at: AtomicU64,
+    heard_at: AtomicU64,
+    data_at: AtomicU64,
 }
 
 impl Pace {
@@ -51,6 +57,10 @@ impl Pace {
             relayed: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
             waker: AtomicWaker::new(),
+            ahead: AtomicU64::new(0),
+            advanced_at: AtomicU64::new(0),
+            heard_at: AtomicU64::new(0),
+            data_at: AtomicU64::new(0),
         })
     }
 
@@ -83,7 +93,65 @@ impl Pace {
         self.nudged.store(true, Ordering::Release);
         self.waker.wake();
     }
+
+    /// The time by the connection's own clock, which all its timers go by.
+    fn now(&self) -> std::time::Instant {
+        // The same clock as `sleep`, so that virtual time moves both.
+        let ahead = Duration::from_micros(self.ahead.load(Ordering::Relaxed));
+        tokio::time::Instant::now().into_std() + ahead
+    }
+
+    /// Puts the connection's clock forward, and so makes its timers run out earlier.
+    ///
+    /// webrtc 0.21.1 never lets SCTP's retransmission timer be less than 1 s, and doubles it up to 60 s: no setting changes that.
+    /// ICE measures silence by the same clock. So this does nothing unless the peer was heard since the last time, and a
+    /// step must be short next to the silence after which ICE gives up.
+    pub(super) fn advance(&self, step: Duration) -> bool {
+        if self.heard_at.load(Ordering::Relaxed) <= self.advanced_at.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.advanced_at.store(self.elapsed(), Ordering::Relaxed);
+        let step = u64::try_from(step.as_micros()).unwrap_or(0);
+        self.ahead.fetch_add(step, Ordering::Relaxed);
+        self.nudge();
+        true
+    }
+
+    /// Whether the clock was put forward within this time.
+    pub(super) fn was_advanced(&self, within: Duration) -> bool {
+        let ever = self.ahead.load(Ordering::Relaxed) > 0;
+        ever && self.since(&self.advanced_at) < within
+    }
+
+    /// How long nothing has come.
+    pub(super) fn silent_for(&self) -> Duration {
+        self.since(&self.heard_at)
+    }
+
+    /// How long nothing has come but connectivity checks.
+    pub(super) fn no_data_for(&self) -> Duration {
+        self.since(&self.data_at)
+    }
+
+    fn since(&self, at: &AtomicU64) -> Duration {
+        Duration::from_micros(self.elapsed().saturating_sub(at.load(Ordering::Relaxed)))
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn heard(&self, datagram: &[u8]) {
+        let now = self.elapsed();
+        self.heard_at.store(now, Ordering::Relaxed);
+        if !datagram.first().is_some_and(|first| STUN.contains(first)) {
+            self.data_at.store(now, Ordering::Relaxed);
+        }
+    }
 }
+
+/// The first byte of STUN (RFC 7983, section 7).
+const STUN: std::ops::RangeInclusive<u8> = 0..=3;
 
 /// Neither STUN (0..=3), nor DTLS (20..=63), nor RTP (128..=191): RFC 7983, section 7.
 const NUDGE: u8 = 64;
@@ -208,8 +276,7 @@ impl Runtime for PacedRuntime {
     }
 
     fn now(&self) -> std::time::Instant {
-        // The same clock as `sleep`, so that virtual time moves both.
-        tokio::time::Instant::now().into_std()
+        self.pace.now()
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
@@ -270,6 +337,9 @@ impl AsyncUdpSocket for PacedSocket {
                 .as_ref()
                 .is_some_and(|(faults, _)| faults.is_blackhole());
             if !is_lost {
+                if let (Poll::Ready(Ok(1..)), Some(datagram)) = (&ready, bufs.first()) {
+                    self.pace.heard(datagram);
+                }
                 return ready;
             }
         }

@@ -23,7 +23,7 @@ pub(super) const MOST_REACHED: usize = 1_024;
 pub(super) const RELAY_ROOM: usize = 4 + 1 + 1 + 2 * 129;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RouterFrame {
+pub(crate) enum RouterFrame {
     Ping(u64),
     Pong(u64),
     Relay {
@@ -39,7 +39,7 @@ pub(super) enum RouterFrame {
 
 /// What a frame is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Parsed {
+pub(crate) enum Parsed {
     /// The session's.
     Session,
     /// A router's.
@@ -49,7 +49,7 @@ pub(super) enum Parsed {
 }
 
 impl RouterFrame {
-    pub(super) fn parse(frame: &Bytes) -> Parsed {
+    pub(crate) fn parse(frame: &Bytes) -> Parsed {
         let Some(rest) = frame.strip_prefix(MAGIC) else {
             return Parsed::Session;
         };
@@ -58,7 +58,7 @@ impl RouterFrame {
             .map_or(Parsed::Malformed, Parsed::Router)
     }
 
-    pub(super) fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(16);
         out.put_slice(MAGIC);
         match self {

@@ -67,6 +67,8 @@ use crate::{
     Capabilities, Class, CloseError, Closed, Envelope, Feedback, IfTransport, Lane, LinkStatus, SendError,
     TransportEvent,
 };
+pub(crate) use frame::{Parsed, RouterFrame};
+
 use frame::RELAY_ROOM;
 use relay::Ways;
 use table::{Choice, Outgoing, Table};

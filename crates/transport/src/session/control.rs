@@ -7,7 +7,7 @@ use ifmsg::Stream;
 use serde::{Deserialize, Serialize};
 
 /// The performative of control messages.
-pub(super) const PERFORMATIVE: &str = "x-ifmesh-session";
+pub(crate) const PERFORMATIVE: &str = "x-ifmesh-session";
 
 /// Longest text of what a keepalive says.
 pub(super) const MAX_SAID: usize = 8 * 1024;

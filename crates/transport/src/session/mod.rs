@@ -53,10 +53,13 @@ use tokio::{
     time::Instant,
 };
 
+pub(crate) use control::PERFORMATIVE as CONTROL;
+
 pub use config::{SessionConfig, SessionLimits, next_epoch};
 pub use event::{Journal, JournalError, Keepalive, Observer, ObserverError, SessionEvent};
 pub use metrics::{PeerStatus, SessionMetrics};
 pub use outcome::{NotAcknowledged, Outcome, Receipt, Refusal, SubmitError};
+pub use rtt::RoundTrip;
 
 use crate::{Clock, IfTransport, Lane, PeerKeys, PeerTrust, SendError};
 use machine::{Departure, InboxItem, Machine};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Measures round trips, and says how long to wait for an acknowledgement.
 #[derive(Debug, Clone)]
-pub(super) struct RoundTrip {
+pub struct RoundTrip {
     smoothed: Option<Duration>,
     variation: Duration,
     least: Duration,
@@ -15,9 +15,11 @@ pub(super) struct RoundTrip {
 const INITIAL: Duration = Duration::from_secs(1);
 
 impl RoundTrip {
-    /// RFC 6298 (2.4) asks for at least one second, for the sake of the Internet's routers. Below us is a transport with its
-    /// own congestion control; a resend here most often means "by another path", so `least` is far smaller.
-    pub(super) fn new(least: Duration, most: Duration) -> Self {
+    /// Nothing is measured yet.
+    ///
+    /// RFC 6298 (2.4) asks for at least one second, for the sake of the Internet's routers. Below a session is a transport with
+    /// its own congestion control; a resend there most often means "by another path", so `least` is far smaller.
+    pub fn new(least: Duration, most: Duration) -> Self {
         Self {
             smoothed: None,
             variation: Duration::ZERO,
@@ -26,7 +28,8 @@ impl RoundTrip {
         }
     }
 
-    pub(super) fn sample(&mut self, measured: Duration) {
+    /// Learns from a round trip that can be no other's (RFC 6298, 3: Karn's algorithm).
+    pub fn sample(&mut self, measured: Duration) {
         match self.smoothed {
             // > (2.2) SRTT <- R, RTTVAR <- R/2
             None => {
@@ -46,7 +49,7 @@ impl RoundTrip {
     /// How long to wait for an acknowledgement of this attempt.
     ///
     /// > (5.5) The host MUST set RTO <- RTO * 2 ("back off the timer").
-    pub(super) fn timeout(&self, attempt: u32) -> Duration {
+    pub fn timeout(&self, attempt: u32) -> Duration {
         // > RTO <- SRTT + max (G, K*RTTVAR) where K = 4
         let base = self
             .smoothed
@@ -56,7 +59,8 @@ impl RoundTrip {
             .min(self.most.max(self.least))
     }
 
-    pub(super) fn smoothed(&self) -> Option<Duration> {
+    /// The smoothed round trip, once one was measured.
+    pub fn smoothed(&self) -> Option<Duration> {
         self.smoothed
     }
 }
