@@ -16,7 +16,7 @@ pub mod setup;
 pub use agent::{Agent, AgentBuilder, AgentSendError, StartError};
 pub use backends::{
     Backend, BackendContext, BackendError, Backends, Dds, IceServerSection, IceTransportPolicy, MeshModeName,
-    Relay, RelaySection, WebRtc, WebRtcSection,
+    Relay, RelayLimitsSection, RelaySection, WebRtc, WebRtcLimitsSection, WebRtcSection,
 };
 pub use config::{
     Config, ConfigError, EXAMPLE, Explanation, MessageKind, RelayWish, TransportTable, read_identity,

@@ -9,9 +9,11 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
+    path::Path,
+    process::Stdio,
 };
 
-use common::{Running, code, ifmesh, run, stderr};
+use common::{Running, agent, code, ifmesh, run, stderr, stdout};
 
 /// What an address answers to a request for this path.
 fn get(url: &str, path: &str) -> String {
@@ -77,6 +79,102 @@ fn with_a_certificate_it_speaks_tls_and_with_half_of_one_it_does_not_start() {
         assert_eq!(code(&refused), 2);
         assert!(stderr(&refused).contains(why), "{}", stderr(&refused));
     }
+}
+
+/// An authority of one's own, as an operator has it: its certificate, and one that it gave to a server on this machine. PEM files
+/// in `folder`.
+fn authority(folder: &Path) {
+    let write = |name: &str, text: String| fs::write(folder.join(name), text).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    write("authority.pem", params.self_signed(&key).unwrap().pem());
+    let issuer = rcgen::Issuer::new(params, key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    write("cert.pem", params.signed_by(&key, &issuer).unwrap().pem());
+    write("key.pem", key.serialize_pem());
+}
+
+/// Fails if a file cannot say whose certificates to take and which server to register with, for either kind of transport, or if
+/// what it says is not kept to.
+#[test]
+fn agents_meet_at_a_server_that_their_own_authority_vouches_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    authority(folder);
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (cert, key) = (path("cert.pem"), path("key.pem"));
+    let server = Running::start(ifmesh().args([
+        "signaling",
+        "--listen",
+        "127.0.0.1:0",
+        "--name",
+        "meeting-point",
+        "--tls-cert",
+        &cert,
+        "--tls-key",
+        &key,
+        "--json",
+    ]));
+    let listening = server.event("listening");
+    let port = listening["url"]
+        .as_str()
+        .unwrap()
+        .rsplit_once(':')
+        .unwrap()
+        .1
+        .to_owned();
+    let url = format!("wss://localhost:{port}");
+    let swarm = folder.join("swarm");
+    let made = run(&[
+        "init",
+        swarm.to_str().unwrap(),
+        "--names",
+        "one,other",
+        "--signaling",
+        &url,
+    ]);
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
+    // By each kind of transport alone. The path is relative to the file.
+    for road in ["webrtc", "relay"] {
+        let table = format!(
+            "[transport.{road}]\nsignaling = [\"{url}\"]\nca = \"../authority.pem\"\nserver_id = \"meeting-point\"\n\
+             [transport.{road}.limits]\nsilence_seconds = 30\n"
+        );
+        for name in ["one", "other"] {
+            let file = swarm.join(format!("{name}.toml"));
+            let written = fs::read_to_string(&file).unwrap();
+            let (agent, _) = written.split_once("[transport.").unwrap();
+            fs::write(&file, agent.to_owned() + &table).unwrap();
+        }
+        let checked = run(&["config", "check", "--config", &path("swarm/one.toml")]);
+        assert_eq!(code(&checked), 0, "{}", stderr(&checked));
+        for line in [
+            "authority.pem\"",
+            "server_id = \"meeting-point\"",
+            "limits.silence_seconds = 30",
+        ] {
+            assert!(stdout(&checked).contains(line), "{}", stdout(&checked));
+        }
+        let (mut one, other) = (agent(&swarm, "one"), agent(&swarm, "other"));
+        one.say(&format!(
+            "{{\"to\":\"other\",\"id\":\"by-{road}\",\"payload\":{{}}}}"
+        ));
+        other.event_where("message", |event| event["message"]["id"] == format!("by-{road}"));
+        one.event_where("acknowledged", |event| event["id"] == format!("by-{road}"));
+    }
+
+    let mut misled = ifmesh();
+    misled.env("IFMESH_CONFIG__TRANSPORT__RELAY__SERVER_ID", "elsewhere");
+    misled.args(["agent", "--config", &path("swarm/one.toml")]);
+    let refused = misled.stdin(Stdio::null()).output().unwrap();
+    assert_ne!(code(&refused), 0);
+    assert!(
+        stderr(&refused).contains("calls itself meeting-point"),
+        "{}",
+        stderr(&refused)
+    );
 }
 
 #[test]

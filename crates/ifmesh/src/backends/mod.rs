@@ -3,6 +3,7 @@
 mod dds;
 mod relay;
 mod road;
+mod signaling;
 mod webrtc;
 
 use std::{
@@ -16,8 +17,10 @@ use ifmesh_transport::{Clock, IfTransport, LinkObserver, PeerKeys, PeerTrust, Ro
 use ifmsg::{AgentId, Identity, TrustStore};
 
 pub use dds::Dds;
-pub use relay::{Relay, RelaySection};
-pub use webrtc::{IceServerSection, IceTransportPolicy, MeshModeName, WebRtc, WebRtcSection};
+pub use relay::{Relay, RelayLimitsSection, RelaySection};
+pub use webrtc::{
+    IceServerSection, IceTransportPolicy, MeshModeName, WebRtc, WebRtcLimitsSection, WebRtcSection,
+};
 
 use crate::{StartError, config::TransportTable};
 use road::LateRoad;

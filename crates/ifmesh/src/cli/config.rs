@@ -60,6 +60,9 @@ impl Check {
         println!("{config}: this configuration is good.");
         for table in &config.transports {
             println!("  {:<12} {}", table.name, table.kind);
+            for line in settings(&table.table) {
+                println!("    {line}");
+            }
         }
         if let Some(message) = &self.message {
             let line = lines::read(message, &config.limits.message).map_err(Failure::usage)?;
@@ -67,4 +70,15 @@ impl Check {
         }
         Ok(())
     }
+}
+
+/// What an operator looks for first when agents do not meet: which servers, vouched for by whom, and which bounds are not the
+/// defaults. Other keys may hold secrets.
+fn settings(table: &toml::Table) -> Vec<String> {
+    let line = |name: &str, (key, value): (&String, &toml::Value)| format!("{name}{key} = {value}");
+    let top = ["signaling", "ca", "server_id"];
+    let top = table.iter().filter(|(key, _)| top.contains(&key.as_str()));
+    let limits = table.get("limits").and_then(toml::Value::as_table);
+    let limits = limits.into_iter().flatten().map(|entry| line("limits.", entry));
+    top.map(|entry| line("", entry)).chain(limits).collect()
 }

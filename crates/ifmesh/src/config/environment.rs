@@ -56,7 +56,7 @@ impl Override {
         };
         for name in tables {
             let known: Vec<String> = table.keys().cloned().collect();
-            let optional = ["session", "router"].contains(&name.as_str());
+            let optional = ["session", "router", "limits"].contains(&name.as_str());
             // Names in a file may have capitals, variables have nothing else.
             let place = match known.iter().find(|other| other.to_ascii_lowercase() == *name) {
                 Some(other) => other.clone(),
@@ -115,6 +115,10 @@ mod tests {
             table["transport"]["webrtc"]["signaling"][0].as_str(),
             Some("ws://a")
         );
+        let variable = "IFMESH_CONFIG__TRANSPORT__WEBRTC__LIMITS__SILENCE_SECONDS";
+        let table = apply(file, variable, "5").unwrap();
+        let limits = &table["transport"]["webrtc"]["limits"];
+        assert_eq!(limits["silence_seconds"].as_integer(), Some(5));
         let table = apply(file, "IFMESH_CONFIG__ROUTER__POLICY", "fan-out").unwrap();
         assert_eq!(table["router"]["policy"].as_str(), Some("fan-out"));
     }

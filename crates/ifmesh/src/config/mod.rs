@@ -62,7 +62,7 @@ pub struct TransportTable {
     pub name: Arc<str>,
     /// Which backend it is for: the key `kind`, or else the name.
     pub kind: String,
-    /// Everything else.
+    /// Everything else; the path `ca` is resolved.
     pub table: toml::Table,
 }
 
@@ -393,6 +393,7 @@ fn transports(tables: toml::Table, path: &Path) -> Result<Vec<TransportTable>, C
             path: path.to_owned(),
         });
     }
+    let folder = path.parent().unwrap_or(Path::new("."));
     let read = |(name, value): (String, toml::Value)| {
         let refused = |reason: String| ConfigError::Transport {
             path: path.to_owned(),
@@ -413,6 +414,10 @@ fn transports(tables: toml::Table, path: &Path) -> Result<Vec<TransportTable>, C
                 )));
             }
         };
+        // Backends do not know where the file is.
+        if let Some(toml::Value::String(ca)) = table.get_mut("ca") {
+            *ca = folder.join(&*ca).display().to_string();
+        }
         let name = name.as_str().into();
         Ok(TransportTable { name, kind, table })
     };
