@@ -29,7 +29,7 @@ const fn mutant(
 const REPLAY: &str = "crates/ifmsg/src/replay.rs";
 const INBOUND: &str = "crates/transport/src/session/inbound.rs";
 const OUTBOUND: &str = "crates/transport/src/session/outbound.rs";
-const MACHINE: &str = "crates/transport/src/session/machine.rs";
+const RECEIVE: &str = "crates/transport/src/session/machine/receive.rs";
 const TABLE: &str = "crates/transport/src/router/table.rs";
 const HEALTH: &str = "crates/transport/src/router/health.rs";
 
@@ -43,7 +43,7 @@ const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "accept-repeated-id",
-        MACHINE,
+        RECEIVE,
         "if !peer.remember(&message.header().id) {",
         "if !peer.remember(&message.header().id) && false {",
     ),
@@ -73,7 +73,7 @@ const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "accept-stale-epoch",
-        MACHINE,
+        RECEIVE,
         "if !is_current && (is_control || header.stream().is_reliable()) {",
         "if !is_current && is_control {",
     ),

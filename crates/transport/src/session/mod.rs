@@ -21,6 +21,7 @@ mod config;
 mod control;
 mod event;
 mod inbound;
+mod inbox;
 mod machine;
 mod metrics;
 mod outbound;
@@ -62,7 +63,8 @@ pub use outcome::{NotAcknowledged, Outcome, Receipt, Refusal, SubmitError};
 pub use rtt::RoundTrip;
 
 use crate::{Clock, IfTransport, Lane, PeerKeys, PeerTrust, SendError};
-use machine::{Departure, InboxItem, Machine};
+use inbox::InboxItem;
+use machine::{Departure, Machine};
 
 /// How soon a session looks again whether what it has to acknowledge is safe.
 const SAFE_AGAIN: Duration = Duration::from_millis(1);
@@ -332,7 +334,7 @@ impl Session {
 #[must_use = "a message that is not committed is never acknowledged"]
 pub struct Taken {
     message: VerifiedMessage,
-    origin: Option<machine::Origin>,
+    origin: Option<inbox::Origin>,
     shared: Arc<Shared>,
 }
 

@@ -15,7 +15,8 @@ use serde_json::json;
 
 use super::{
     JournalError, Outcome, Receipt, Refusal, SessionConfig, SubmitError,
-    machine::{Departure, InboxItem, Machine},
+    inbox::InboxItem,
+    machine::{Departure, Machine},
 };
 use crate::{Capabilities, DownReason, Envelope, Lane, TransportEvent};
 
