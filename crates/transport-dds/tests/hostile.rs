@@ -177,10 +177,12 @@ fn resident() -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// A stranger at work on a thread of its own, on the host, until it is dropped.
+/// A stranger at work on a thread of its own, on the host, until it is dropped. It writes no more samples than it is told to, so that
+/// how much it is beside each message does not depend on the machine.
 struct Stranger {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
+    most: Arc<AtomicU64>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -188,23 +190,45 @@ impl Stranger {
     /// `work` is called again and again; it returns how many samples it wrote.
     fn start<W: FnMut() -> u64>(net: &Net, setup: impl FnOnce() -> W + Send + 'static) -> Self {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&sent));
+        let most = Arc::new(AtomicU64::new(0));
+        let (stopped, counted, told) = (Arc::clone(&stop), Arc::clone(&sent), Arc::clone(&most));
         let _here = net.enter(0);
         let thread = thread::spawn(move || {
             let mut work = setup();
             while !stopped.load(Ordering::Relaxed) {
-                counted.fetch_add(work(), Ordering::Relaxed);
+                if counted.load(Ordering::Relaxed) < told.load(Ordering::Relaxed) {
+                    counted.fetch_add(work(), Ordering::Relaxed);
+                } else {
+                    thread::sleep(Duration::from_millis(1));
+                }
             }
         });
         Self {
             stop,
             sent,
+            most,
             thread: Some(thread),
         }
     }
 
     fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Lets it write so many more samples.
+    fn go_on(&self, samples: u64) {
+        self.most.fetch_add(samples, Ordering::Relaxed);
+    }
+
+    /// Until it has written all that it may.
+    async fn done(&self) {
+        timeout(3 * SOON, async {
+            while self.sent() < self.most.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .expect("a stranger at work");
     }
 }
 
@@ -225,21 +249,27 @@ async fn linked(processes: &mut Processes) -> (Arc<DdsTransport>, Arc<DdsTranspo
     (alice, bob)
 }
 
-/// Exchanges messages for this long: each arrives once, and nothing else does. Returns how many did each way.
-async fn talk_for(alice: &Arc<DdsTransport>, bob: &Arc<DdsTransport>, long: Duration) -> u64 {
+/// Exchanges so many messages each way, beside each of which the stranger writes so many samples. Each message arrives once,
+/// and nothing else does.
+async fn talk_beside(
+    stranger: &Stranger,
+    samples: u64,
+    alice: &Arc<DdsTransport>,
+    bob: &Arc<DdsTransport>,
+    messages: u64,
+) {
     let alice = session(Arc::clone(alice), "alice", 1);
     let bob = session(Arc::clone(bob), "bob", 1);
-    let (started, mut round) = (Instant::now(), 0);
-    while started.elapsed() < long {
+    for round in 0..messages {
+        stranger.go_on(samples);
         tokio::join!(
             send_all(&alice, "bob", round..round + 1),
             receive_all(&bob, round..round + 1),
             send_all(&bob, "alice", round..round + 1),
             receive_all(&alice, round..round + 1),
         );
-        round += 1;
+        stranger.done().await;
     }
-    round
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -281,16 +311,14 @@ async fn a_flood_of_garbage_changes_nothing() {
             sent
         }
     });
-    let rounds = talk_for(&alice, &bob, Duration::from_secs(5)).await;
-    let (sent, grown) = (stranger.sent(), resident().saturating_sub(before));
-    eprintln!(
-        "{rounds} rounds beside {sent} samples of garbage; {grown} kB more; {:?}",
-        alice.metrics()
-    );
-    assert!(sent > 1_000, "{sent} samples are no flood");
-    // How many depends on the machine: the flood takes all that it gets of it. None would end in a timeout before.
-    assert!(rounds > 0);
-    assert!(alice.metrics().stray_samples > 0 && alice.metrics().unread > 0);
+    // While the link comes up, too.
+    stranger.go_on(1_000);
+    talk_beside(&stranger, 1_000, &alice, &bob, 40).await;
+    let grown = resident().saturating_sub(before);
+    let (sent, metrics) = (stranger.sent(), alice.metrics());
+    eprintln!("{sent} samples of garbage; {grown} kB more; {metrics:?}");
+    // The rest was pushed out of caches, or meant for bob.
+    assert!(metrics.stray_samples > 1_000 && metrics.unread > 1_000);
     // The stranger's own buffers, three participants and their caches are in it.
     assert!(grown < 150_000, "{grown} kB");
 }
@@ -352,10 +380,14 @@ async fn what_is_overheard_and_said_again_counts_for_nothing() {
             for (number, raw) in &heard {
                 sent += u64::from(pairs[*number].1.write(raw.clone(), None).is_ok());
             }
-            thread::sleep(Duration::from_millis(20));
+            if sent == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
             sent
         }
     });
+    // Hellos are said again as soon as they are heard.
+    stranger.go_on(1_000);
     // The stranger is there first.
     timeout(SOON, async {
         while alice.metrics().participants == 0 {
@@ -365,14 +397,10 @@ async fn what_is_overheard_and_said_again_counts_for_nothing() {
     .await
     .unwrap();
     let bob = processes.start(0, "bob", 1).await;
-    let rounds = talk_for(&alice, &bob, Duration::from_secs(4)).await;
-    eprintln!(
-        "{rounds} rounds beside {} replays; {:?}",
-        stranger.sent(),
-        alice.metrics()
-    );
-    assert!(stranger.sent() > 100, "{} replays", stranger.sent());
-    assert!(rounds > 5, "{rounds} rounds");
+    talk_beside(&stranger, 100, &alice, &bob, 40).await;
+    eprintln!("{} replays; {:?}", stranger.sent(), alice.metrics());
+    // Those that are no statements, which are dropped by their contents before anybody asks who wrote them.
+    assert!(alice.metrics().stray_samples > 1_000);
     assert_eq!(alice.metrics().links_up, 1);
 }
 
