@@ -19,7 +19,7 @@ const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 
 /// Tries to start its transport until that works; until then it has no links.
 ///
-/// What the transport will be able to do is not known before: it claims what every transport can.
+/// What the transport will be able to do is not known before: until it is open, it claims what every transport can.
 #[derive(Debug)]
 pub(super) struct LateRoad {
     name: String,
@@ -82,12 +82,13 @@ impl IfTransport for LateRoad {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
+        let least = Capabilities {
             max_frame: 65_536,
             ordered: false,
             reliable: false,
             broadcast: false,
-        }
+        };
+        self.inner.get().map_or(least, |inner| inner.capabilities())
     }
 
     async fn send(&self, envelope: Envelope) -> Result<(), SendError> {

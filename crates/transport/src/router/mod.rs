@@ -511,6 +511,10 @@ impl Driver {
                     let now = self.shared.now();
                     match event {
                         Ok(event) => {
+                            if let TransportEvent::LinkUp { .. } = event {
+                                let carries = self.shared.roads[road].transport.capabilities();
+                                self.shared.table().on_size(road, carries.max_frame);
+                            }
                             self.shared.table().on_road(road, event, now);
                             receiving.push(receive(self.shared.clone(), road));
                         }

@@ -320,6 +320,11 @@ impl Table {
 
     // ---------------------------------------------------------------------------------------------------- the roads
 
+    /// A road carries frames of this size: one that opened late knows only now.
+    pub(super) fn on_size(&mut self, road: usize, max_frame: usize) {
+        self.max_frames[road] = max_frame;
+    }
+
     /// A road reported something. What is for the session waits in `poll_event`.
     pub(super) fn on_road(&mut self, road: usize, event: TransportEvent, now: Duration) {
         match event {
