@@ -24,6 +24,25 @@ fn every_command_has_help_with_an_example() {
 }
 
 #[test]
+fn dds_security_is_refused_with_the_reason_and_the_alternative() {
+    let folder = tempfile::tempdir().unwrap();
+    let swarm = folder.path().join("swarm");
+    let output = run(&[
+        "init",
+        swarm.to_str().unwrap(),
+        "--transport",
+        "dds",
+        "--dds-security",
+    ]);
+    assert_eq!(code(&output), 2);
+    let text = stderr(&output);
+    for part in ["--dds-security cannot be had", "SECURITY.md", "WebRTC"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!swarm.exists());
+}
+
+#[test]
 fn keygen_makes_a_key_that_it_can_show_and_never_overwrites() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("key.pem");

@@ -71,8 +71,8 @@ mod warning;
 mod wire;
 
 pub use config::{
-    DdsAgent, DdsConfig, DdsConfigError, DdsLimits, Durability, History, Interfaces, Profile, Reliability,
-    TopicProfiles,
+    DdsAgent, DdsConfig, DdsConfigError, DdsLimits, Durability, History, Interfaces, NO_SECURITY, Profile,
+    Reliability, TopicProfiles,
 };
 pub use error::StartError;
 pub use transport::{DdsMetrics, DdsTransport};

@@ -32,6 +32,9 @@ pub(crate) struct Init {
     /// The DDS domain of those that use dds.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=232))]
     domain: u16,
+    /// Refused, with the reason: there is no DDS Security.
+    #[arg(long, hide = true)]
+    dds_security: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -39,6 +42,10 @@ pub(crate) struct Init {
 
 impl Init {
     pub(crate) fn run(self) -> Result<u8, Failure> {
+        if self.dds_security {
+            let reason = ifmesh_transport_dds::NO_SECURITY;
+            return Err(Failure::usage(format!("--dds-security cannot be had: {reason}")));
+        }
         let names = if self.names.is_empty() {
             let name = |number| AgentId::new(format!("agent-{number}")).map_err(Failure::usage);
             (1..=self.agents).map(name).collect::<Result<Vec<_>, _>>()?
