@@ -44,14 +44,14 @@ const MUTANTS: &[Mutant] = &[
     mutant(
         "accept-repeated-id",
         RECEIVE,
-        "if !peer.remember(&message.header().id) {",
-        "if !peer.remember(&message.header().id) && false {",
+        "if known != Known::New {",
+        "if known != Known::New && false {",
     ),
     mutant(
         "ack-before-commit",
         INBOUND,
-        "match self.in_inbox.front() {",
-        "match self.in_inbox.front().filter(|_| false) {",
+        "let in_inbox = self.in_inbox.front().map(|(first, _)| *first);",
+        "let in_inbox = None;",
     ),
     mutant(
         "deliver-out-of-order",

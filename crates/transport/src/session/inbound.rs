@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use ifmsg::{VerifiedMessage, WINDOW};
+use ifmsg::{MessageId, VerifiedMessage, WINDOW};
 
 use super::control::MAX_RANGES;
 
@@ -23,6 +23,8 @@ pub(super) struct Inbound {
     refused: BTreeMap<u64, &'static str>,
     /// Numbers that are in the application's inbox.
     in_inbox: VecDeque<(u64, usize)>,
+    /// Numbers whose message, by its id, came before under another one, and has yet to be taken under that.
+    repeats: VecDeque<(u64, MessageId)>,
     /// Every number up to here is on record as taken.
     recorded: u64,
     /// Bytes in `waiting`.
@@ -115,6 +117,19 @@ impl Inbound {
         }
     }
 
+    /// The message with this number is in the inbox already, under a number of the peer's former run or of its other stream. This
+    /// one is not taken before that one is: were it acknowledged now, the sender would forget what a crash of this side would lose.
+    pub(super) fn repeats(&mut self, sequence: u64, id: MessageId) {
+        self.repeats.push_back((sequence, id));
+    }
+
+    /// The application took the message with this id. Whether a number here waited for that.
+    pub(super) fn taken_elsewhere(&mut self, id: &MessageId) -> bool {
+        let before = self.repeats.len();
+        self.repeats.retain(|(_, repeated)| repeated != id);
+        self.repeats.len() < before
+    }
+
     /// What was taken is on record up to here, and may be acknowledged. How many numbers of it are news.
     pub(super) fn record(&mut self, up_to: u64) -> u64 {
         let news = up_to.saturating_sub(self.recorded);
@@ -124,10 +139,10 @@ impl Inbound {
 
     /// Every number up to this one was taken by the application, or given up by the peer.
     pub(super) fn taken_up_to(&self) -> u64 {
-        match self.in_inbox.front() {
-            Some((first, _)) => first - 1,
-            None => self.expected.map_or(0, |expected| expected - 1),
-        }
+        let in_inbox = self.in_inbox.front().map(|(first, _)| *first);
+        let repeated = self.repeats.front().map(|(first, _)| *first);
+        let first = [in_inbox, repeated, self.expected].into_iter().flatten().min();
+        first.map_or(0, |first| first - 1)
     }
 
     /// What to acknowledge for good.
@@ -181,7 +196,7 @@ impl Inbound {
     /// Messages and bytes that wait for an earlier one or for the application.
     pub(super) fn load(&self) -> (usize, usize) {
         (
-            self.waiting.len() + self.in_inbox.len(),
+            self.waiting.len() + self.in_inbox.len() + self.repeats.len(),
             self.bytes + self.inbox_bytes,
         )
     }

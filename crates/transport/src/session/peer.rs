@@ -1,7 +1,7 @@
 //! One peer: its link, its hello, its streams both ways.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     time::Duration,
 };
 
@@ -72,7 +72,19 @@ pub(super) struct Peer {
     pub(super) keepalive_at: Option<Duration>,
     pub(super) say: Option<serde_json::Value>,
     remembered: VecDeque<MessageId>,
-    remembered_set: HashSet<MessageId>,
+    /// Which of them the application took.
+    remembered_taken: HashMap<MessageId, bool>,
+}
+
+/// What is known of a message by its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Nothing.
+    New,
+    /// It came, and waits for the application to take it.
+    Waiting,
+    /// The application took it.
+    Taken,
 }
 
 /// A broadcast flight on its way to one peer.
@@ -131,7 +143,7 @@ impl Peer {
             keepalive_at: None,
             say: None,
             remembered: VecDeque::new(),
-            remembered_set: HashSet::new(),
+            remembered_taken: HashMap::new(),
         }
     }
 
@@ -529,17 +541,28 @@ impl Peer {
         }
     }
 
-    /// Remembers a message's id. Whether it was new.
-    pub(super) fn remember(&mut self, id: &MessageId) -> bool {
-        if !self.remembered_set.insert(id.clone()) {
-            return false;
+    /// Remembers a message's id.
+    pub(super) fn remember(&mut self, id: &MessageId) -> Known {
+        match self.remembered_taken.entry(id.clone()) {
+            Entry::Occupied(taken) if *taken.get() => return Known::Taken,
+            Entry::Occupied(_) => return Known::Waiting,
+            Entry::Vacant(place) => _ = place.insert(false),
         }
         self.remembered.push_back(id.clone());
         if self.remembered.len() > REMEMBERED_IDS
             && let Some(oldest) = self.remembered.pop_front()
         {
-            self.remembered_set.remove(&oldest);
+            self.remembered_taken.remove(&oldest);
         }
-        true
+        Known::New
+    }
+
+    /// The application took the message with this id. Whether another number of the peer's streams waited for that.
+    pub(super) fn settle(&mut self, id: &MessageId) -> bool {
+        if let Some(taken) = self.remembered_taken.get_mut(id) {
+            *taken = true;
+        }
+        let settled = self.inbound.each_mut().map(|inbound| inbound.taken_elsewhere(id));
+        settled.contains(&true)
     }
 }

@@ -723,6 +723,49 @@ fn messages_of_a_former_run_make_room_for_the_present_one() {
     assert_eq!(wire.node("bob").got, (0..20).collect::<Vec<_>>());
 }
 
+/// A message waits for the application when its sender dies, and the sender's next run says it again. Only the waiting copy is handed
+/// over, so the other must not be acknowledged before that: should the receiver die as well, nobody else would still have it.
+#[test]
+fn a_message_said_again_is_not_acknowledged_while_its_first_copy_waits() {
+    for receiver_dies in [false, true] {
+        let mut wire = Wire::of(&["ann", "bob"]);
+        wire.node("bob").reads = false;
+        wire.link("ann", "bob");
+        let mut receipts: Vec<Receipt> = Vec::new();
+        for epoch in [2, 3] {
+            let again = || draft("bob", 7).id("again".try_into().unwrap());
+            receipts = vec![wire.send("ann", again()), wire.send("ann", draft("bob", epoch))];
+            wire.pass(SECS(1));
+            assert!(
+                receipts
+                    .iter_mut()
+                    .all(|receipt| receipt.outcomes.try_recv().is_err())
+            );
+            if epoch == 2 {
+                wire.start("ann", epoch, |_| {});
+                wire.down("bob", "ann");
+                wire.link("ann", "bob");
+            }
+        }
+        let mut expected = vec![7, 2, 3];
+        if receiver_dies {
+            wire.start("bob", 2, |_| {});
+            wire.down("ann", "bob");
+            wire.link("ann", "bob");
+            // What only the sender's former run knew is gone with both.
+            expected = vec![7, 3];
+        }
+        wire.node("bob").reads = true;
+        wire.pass(SECS(1));
+        assert_eq!(wire.node("bob").got, expected);
+        for receipt in &mut receipts {
+            let outcomes = receipt.outcomes.try_recv().unwrap();
+            assert_eq!(outcomes, [(id("bob"), Outcome::Acknowledged)]);
+        }
+        assert_eq!(wire.machine("bob").load_of(&id("ann")), (0, 0));
+    }
+}
+
 /// Falsified by names that a hostile server invents and that are kept for ever, and by a number that is used twice.
 #[test]
 fn strangers_leave_nothing_behind_but_their_numbers() {

@@ -15,7 +15,7 @@ use crate::{
         Outcome, SessionEvent, SessionLimits,
         control::{self, Control, Hello, Reliable},
         inbox::{InboxItem, Origin},
-        peer::Peer,
+        peer::{Known, Peer},
     },
 };
 
@@ -200,7 +200,12 @@ impl Machine {
         while let Some((message, road)) = peer.inbound(which).next() {
             self.dirty_marks.insert(source.clone());
             // The peer's former run may have sent it already: the id is the idempotency key across a restart.
-            if !peer.remember(&message.header().id) {
+            let known = peer.remember(&message.header().id);
+            if known != Known::New {
+                if known == Known::Waiting {
+                    let header = message.header();
+                    peer.inbound(which).repeats(header.sequence, header.id.clone());
+                }
                 self.metrics.duplicates += 1;
                 self.events.push(SessionEvent::Dropped {
                     digest: Some(message.digest()),
@@ -395,6 +400,9 @@ impl Machine {
         let (Some((which, epoch)), Some(peer)) = (origin, self.peers.get_mut(source)) else {
             return;
         };
+        if peer.settle(&message.header().id) {
+            self.dirty_marks.insert(source.clone());
+        }
         if peer.epoch == Some(epoch) {
             peer.inbound(which).taken(message.header().sequence);
             self.dirty_marks.insert(source.clone());
