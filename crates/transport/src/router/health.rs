@@ -170,8 +170,6 @@ impl Health {
     /// The backend's link is gone.
     pub(super) fn link_down(&mut self, now: Duration) -> Option<Changed> {
         self.linked = false;
-        self.doubt = None;
-        self.probation = None;
         self.pings.clear();
         if self.verdict == RoadHealth::Up {
             self.fail(now);
@@ -286,7 +284,6 @@ impl Health {
                     .heard
                     .is_none_or(|heard| heard + self.config.down_after <= now)
                 {
-                    self.probation = None;
                     self.fail(now);
                     return self.judge(RoadHealth::Down, "no-answer");
                 }
@@ -309,10 +306,7 @@ impl Health {
         }
         self.doubt = Some(doubt);
         match doubt.degraded {
-            Some(since) if now >= since + self.config.down_after => {
-                self.doubt = None;
-                self.judge(RoadHealth::Down, "no-answer")
-            }
+            Some(since) if now >= since + self.config.down_after => self.judge(RoadHealth::Down, "no-answer"),
             _ => None,
         }
     }
@@ -451,8 +445,10 @@ impl Health {
 
     fn judge(&mut self, to: RoadHealth, reason: &'static str) -> Option<Changed> {
         if to == RoadHealth::Down {
-            // There is nothing left to doubt.
+            // There is nothing left to doubt, and a probation begins anew with the next answer: while it went on, answers would
+            // not lead out of this.
             self.doubt = None;
+            self.probation = None;
         }
         let from = std::mem::replace(&mut self.verdict, to);
         (from != to).then_some(Changed { from, to, reason })

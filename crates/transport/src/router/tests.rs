@@ -250,4 +250,34 @@ proptest! {
             }
         }
     }
+
+    /// Whatever happened, a road that has a link and answers can be used within two keepalives, and is trusted at the latest after
+    /// the longest probation. Falsified by one that was called down on probation, and whose answers then led nowhere.
+    #[test]
+    fn a_road_that_answers_is_not_called_down_for_long(facts in prop::collection::vec((0..5_u8, 0..2_000_u64), 1..30)) {
+        let mut road = road();
+        let mut now = 2_u64;
+        for (fact, wait) in facts {
+            match fact {
+                0 => road.overdue(ms(now.saturating_sub(wait)), ms(now)),
+                1 => {
+                    road.link_down(ms(now));
+                    road.link_up(ms(now), false);
+                }
+                _ => for start in (now..now + wait).step_by(100) {
+                    let one_direction_is_dead = fact == 2;
+                    if one_direction_is_dead {
+                        road.heard(ms(start));
+                    }
+                    pass(&mut road, start, start + 100, (fact == 3).then_some(20));
+                    now = start + 100;
+                },
+            }
+            let mut answers = road.clone();
+            pass(&mut answers, now, now + 2_000, Some(1));
+            prop_assert_ne!(answers.verdict(), Down);
+        }
+        pass(&mut road, now, now + 80_000, Some(1));
+        prop_assert_eq!(road.verdict(), Up);
+    }
 }
