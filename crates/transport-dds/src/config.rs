@@ -243,6 +243,7 @@ impl Default for Interfaces {
 
 /// Which profile each kind of topic takes.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TopicProfiles {
@@ -316,6 +317,7 @@ impl Profile {
 
 /// DDS RELIABILITY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Reliability {
     /// Repaired until it arrived, or its writer is gone.
@@ -326,6 +328,7 @@ pub enum Reliability {
 
 /// DDS DURABILITY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Durability {
     /// For those who are there.
@@ -468,53 +471,83 @@ pub enum DdsConfigError {
     },
 }
 
-/// As it stands in a file.
+/// DDS/RTPS between agents on one machine or one network, without a server.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 struct Table {
+    /// The DDS domain. Participants of different domains do not meet.
+    #[cfg_attr(feature = "schema", schemars(range(max = 232)))]
     domain: u16,
+    /// A name for people. The agent's id, if left out.
     participant: Option<String>,
+    /// By which interfaces anything may leave.
     interfaces: Option<InterfacesTable>,
+    /// Which QoS profile each kind of topic takes.
     topics: TopicProfiles,
+    /// QoS profiles by name; what is not said of `control`, `data` and `status` stays as it is, and of others is as in `data`.
     profiles: BTreeMap<String, ProfileTable>,
+    /// Warns, with what to check, when nobody was found after so long. 0: never.
     discovery_warning_ms: Option<u64>,
+    /// The largest frame, in bytes.
     max_frame: Option<usize>,
+    /// Peers known at once.
     max_peers: Option<usize>,
+    /// What a peer may send on the reliable lane before this side has taken what came before.
     window_bytes: Option<usize>,
+    /// The largest payload of a sample, in bytes; longer frames travel in chunks.
     max_sample: Option<usize>,
+    /// How often a link says that it is alive.
     heartbeat_ms: Option<u64>,
+    /// Silence after which a link is down.
     silence_ms: Option<u64>,
 
     // Here only to be refused by name.
+    #[cfg_attr(feature = "schema", schemars(skip))]
     peers: Option<Unsupported>,
+    #[cfg_attr(feature = "schema", schemars(skip))]
     initial_peers: Option<Unsupported>,
+    #[cfg_attr(feature = "schema", schemars(skip))]
     discovery_server: Option<Unsupported>,
+    #[cfg_attr(feature = "schema", schemars(skip))]
     tcp: Option<Unsupported>,
+    #[cfg_attr(feature = "schema", schemars(skip))]
     shared_memory: Option<Unsupported>,
+    #[cfg_attr(feature = "schema", schemars(skip))]
     lease_ms: Option<Unsupported>,
+    #[cfg_attr(feature = "schema", schemars(skip))]
     partition: Option<Unsupported>,
+    #[cfg_attr(feature = "schema", schemars(skip))]
     security: Option<Unsupported>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 enum InterfacesTable {
+    /// "all".
     Word(String),
+    /// Their addresses.
     Addresses(Vec<String>),
 }
 
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 struct ProfileTable {
     reliability: Option<Reliability>,
     durability: Option<Durability>,
     history: Option<HistoryTable>,
+    /// Of keep-last.
     depth: Option<u32>,
+    /// 0: none.
     deadline_ms: Option<u64>,
+    /// 0: none.
     lifespan_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 enum HistoryTable {
     KeepAll,
@@ -577,6 +610,17 @@ impl Table {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for DdsConfig {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "DdsConfig".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        Table::json_schema(generator)
     }
 }
 

@@ -39,3 +39,33 @@ impl Backend for Dds {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends where something is wrong")]
+mod tests {
+    use super::*;
+
+    /// The example's table of comments says what holds without it, and leaves out no key of the schema.
+    #[test]
+    fn the_example_names_every_key_with_its_default() {
+        let lines = crate::config::EXAMPLE.lines();
+        let lines = lines.skip_while(|line| *line != "# [transport.dds]");
+        let lines = lines.take_while(|line| !line.is_empty());
+        let text: String = lines
+            .map(|line| line.strip_prefix("# ").unwrap().to_owned() + "\n")
+            .collect();
+        let example: toml::Table = toml::from_str(&text).unwrap();
+        let table = example["transport"]["dds"].as_table().unwrap();
+        assert_eq!(read::<DdsConfig>(table).unwrap(), DdsConfig::default());
+        let schema = crate::Config::schema();
+        for named in ["DdsConfig", "TopicProfiles", "ProfileTable"] {
+            let properties = schema["$defs"][named]["properties"].as_object().unwrap();
+            assert!(properties.len() >= 5, "{named}");
+            for key in properties.keys().filter(|key| *key != "kind") {
+                let shown =
+                    text.contains(&format!("{key} = ")) || text.contains(&format!("[transport.dds.{key}"));
+                assert!(shown, "{named}: {key} is not in the example");
+            }
+        }
+    }
+}

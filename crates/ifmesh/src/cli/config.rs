@@ -58,6 +58,9 @@ impl Check {
             .check(&config.transports)
             .map_err(Failure::usage)?;
         println!("{config}: this configuration is good.");
+        for variable in &config.overrides {
+            println!("  overridden by {variable}");
+        }
         for table in &config.transports {
             println!("  {:<12} {}", table.name, table.kind);
             for line in settings(&table.table) {
@@ -72,11 +75,11 @@ impl Check {
     }
 }
 
-/// What an operator looks for first when agents do not meet: which servers, vouched for by whom, and which bounds are not the
+/// What an operator looks for first when agents do not meet: which servers, vouched for by whom, which domain, and which bounds are not the
 /// defaults. Other keys may hold secrets.
 fn settings(table: &toml::Table) -> Vec<String> {
     let line = |name: &str, (key, value): (&String, &toml::Value)| format!("{name}{key} = {value}");
-    let top = ["signaling", "ca", "server_id"];
+    let top = ["signaling", "ca", "server_id", "domain", "interfaces"];
     let top = table.iter().filter(|(key, _)| top.contains(&key.as_str()));
     let limits = table.get("limits").and_then(toml::Value::as_table);
     let limits = limits.into_iter().flatten().map(|entry| line("limits.", entry));

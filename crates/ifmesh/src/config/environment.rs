@@ -1,8 +1,13 @@
 //! Environment variables that override keys of the file: `IFMESH_CONFIG__TABLE__KEY=value`.
 
+use std::ffi::OsString;
+
 use super::{ConfigError, nearest};
 
 const PREFIX: &str = "IFMESH_CONFIG__";
+
+/// What begins like this is meant for us, even where it is written wrong.
+const OURS: &str = "IFMESH_CONFIG";
 
 /// One key and its value.
 #[derive(Debug)]
@@ -14,18 +19,26 @@ pub(super) struct Override {
 
 /// All of them, in order of their names. A value is TOML where it reads as such, and else a string.
 pub(super) fn overrides(
-    environment: impl IntoIterator<Item = (String, String)>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Vec<Override>, ConfigError> {
     let mut found = Vec::new();
     for (variable, text) in environment {
-        let Some(path) = variable.strip_prefix(PREFIX) else {
+        let variable = variable.to_string_lossy().into_owned();
+        if !variable.starts_with(OURS) {
             continue;
-        };
+        }
+        let path = variable.strip_prefix(PREFIX).unwrap_or_default();
         let path: Vec<String> = path.split("__").map(str::to_ascii_lowercase).collect();
         if path.iter().any(String::is_empty) {
-            let reason = format!("names no key; {PREFIX}SESSION__WINDOW_MESSAGES names one");
+            let reason = format!(
+                "names no key; there are two underscores before each table and key, as in {PREFIX}SESSION__WINDOW_MESSAGES"
+            );
             return Err(ConfigError::Environment { variable, reason });
         }
+        let Ok(text) = text.into_string() else {
+            let reason = "its value is not UTF-8".to_owned();
+            return Err(ConfigError::Environment { variable, reason });
+        };
         let read: Result<toml::Table, _> = toml::from_str(&format!("value = {text}"));
         let value = read
             .ok()
@@ -43,6 +56,11 @@ pub(super) fn overrides(
 }
 
 impl Override {
+    /// The variable's name.
+    pub(super) fn variable(&self) -> &str {
+        &self.variable
+    }
+
     /// Puts the value in its place. Tables on the way to it must be there: a new transport needs a file.
     pub(super) fn apply(self, table: &mut toml::Table) -> Result<(), ConfigError> {
         let Self {
@@ -56,7 +74,7 @@ impl Override {
         };
         for name in tables {
             let known: Vec<String> = table.keys().cloned().collect();
-            let optional = ["session", "router", "limits"].contains(&name.as_str());
+            let optional = ["session", "router", "witness", "limits"].contains(&name.as_str());
             // Names in a file may have capitals, variables have nothing else.
             let place = match known.iter().find(|other| other.to_ascii_lowercase() == *name) {
                 Some(other) => other.clone(),
@@ -85,13 +103,16 @@ impl Override {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
     use super::*;
 
     fn apply(file: &str, variable: &str, value: &str) -> Result<toml::Table, String> {
         let mut table = toml::from_str(file).unwrap();
         let environment = [
-            (variable.to_owned(), value.to_owned()),
-            ("HOME".to_owned(), "/".to_owned()),
+            (variable.into(), value.into()),
+            // What others put there is none of our business.
+            ("HOME".into(), OsString::from_vec(vec![0xff])),
         ];
         let overrides = overrides(environment).map_err(|error| error.to_string())?;
         for one in overrides {
@@ -135,6 +156,20 @@ mod tests {
             error.contains("WEBRCT") && error.contains("did you mean webrtc?"),
             "{error}"
         );
-        assert!(apply("", "IFMESH_CONFIG__", "1").is_err());
+        for one_underscore in ["IFMESH_CONFIG__", "IFMESH_CONFIG_ROUTER_POLICY", "IFMESH_CONFIG"] {
+            let error = apply("", one_underscore, "1").unwrap_err();
+            assert!(error.contains("two underscores"), "{error}");
+        }
+        let bytes = (
+            PREFIX.to_owned() + "ROUTER__POLICY",
+            OsString::from_vec(vec![0xff]),
+        );
+        let error = overrides([(bytes.0.into(), bytes.1)]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("ROUTER__POLICY: its value is not UTF-8"),
+            "{error}"
+        );
     }
 }

@@ -6,6 +6,7 @@ mod router;
 mod suggest;
 
 use std::{
+    ffi::OsString,
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -52,6 +53,8 @@ pub struct Config {
     pub router: RouterConfig,
     /// Whether agents pass frames on for each other.
     pub relays: Option<RelayWish>,
+    /// The environment variables that had a say in this.
+    pub overrides: Vec<String>,
 }
 
 /// One of the tables `[transport.NAME]`.
@@ -166,7 +169,7 @@ impl Config {
     /// # Errors
     /// What is wrong, where, and what would be right.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
-        Self::from_file_and(path.as_ref(), std::env::vars())
+        Self::from_file_and(path.as_ref(), std::env::vars_os())
     }
 
     /// As [`from_file`](Self::from_file), with this environment.
@@ -175,19 +178,26 @@ impl Config {
     /// As `from_file`.
     pub fn from_file_and(
         path: &Path,
-        environment: impl IntoIterator<Item = (String, String)>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
         let text = read(path)?;
         let overrides = environment::overrides(environment)?;
+        let variables: Vec<String> = overrides.iter().map(|one| one.variable().to_owned()).collect();
         let document: Document = if overrides.is_empty() {
             // From the text itself, so that errors name lines.
             parse(path, &text)?
         } else {
             let mut table: toml::Table = parse(path, &text)?;
             overrides.into_iter().try_for_each(|one| one.apply(&mut table))?;
-            Document::deserialize(table).map_err(|error| syntax(path, &error))?
+            Document::deserialize(table).map_err(|error| match parse::<Document>(path, &text) {
+                Ok(_) => ConfigError::Environment {
+                    variable: variables.join(", "),
+                    reason: with_suggestion(&error.to_string()),
+                },
+                Err(error) => error,
+            })?
         };
-        document.resolve(path)
+        document.resolve(path, variables)
     }
 
     /// What the file may say, as JSON Schema 2020-12.
@@ -264,19 +274,52 @@ struct Document {
     transport: toml::Table,
 }
 
-/// Tables of the known kinds, and those of others, of which nothing is known but `kind`.
+/// Tables of the known kinds, by their names or by `kind`, and those of others, of which nothing is known.
 fn transport_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    let webrtc = generator.subschema_for::<crate::backends::WebRtcSection>();
-    let relay = generator.subschema_for::<crate::backends::RelaySection>();
+    let kinds = [
+        (
+            "webrtc",
+            section::<crate::backends::WebRtcSection>(generator, "webrtc"),
+        ),
+        (
+            "dds",
+            section::<ifmesh_transport_dds::DdsConfig>(generator, "dds"),
+        ),
+        (
+            "relay",
+            section::<crate::backends::RelaySection>(generator, "relay"),
+        ),
+    ];
+    let by_kind = kinds.iter().map(|(kind, section)| {
+        let says_so =
+            serde_json::json!({ "required": ["kind"], "properties": { "kind": { "const": kind } } });
+        serde_json::json!({ "if": says_so, "then": section })
+    });
+    let by_kind: Vec<_> = by_kind.collect();
+    let by_name: serde_json::Map<_, _> = kinds
+        .into_iter()
+        .map(|(kind, section)| (kind.to_owned(), section.to_value()))
+        .collect();
     schemars::json_schema!({
         "type": "object",
         "minProperties": 1,
-        "properties": { "webrtc": webrtc, "relay": relay },
+        "properties": by_name,
         "additionalProperties": {
             "type": "object",
-            "properties": { "kind": { "type": "string", "description": "The backend; the table's name, if left out." } }
+            "properties": { "kind": { "type": "string", "description": "The backend; the table's name, if left out." } },
+            "allOf": by_kind
         }
     })
+}
+
+/// The table of a backend, which may say what it is.
+fn section<T: JsonSchema>(generator: &mut schemars::SchemaGenerator, kind: &str) -> schemars::Schema {
+    let reference = generator.subschema_for::<T>();
+    let named = generator.definitions_mut().get_mut(T::schema_name().as_ref());
+    if let Some(properties) = named.and_then(|schema| schema.get_mut("properties")) {
+        properties["kind"] = serde_json::json!({ "const": kind });
+    }
+    reference
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -337,7 +380,7 @@ impl Default for SessionSection {
 }
 
 impl Document {
-    fn resolve(self, path: &Path) -> Result<Config, ConfigError> {
+    fn resolve(self, path: &Path, overrides: Vec<String>) -> Result<Config, ConfigError> {
         let folder = path.parent().unwrap_or(Path::new("."));
         let (key, trust_file) = (folder.join(&self.agent.key), folder.join(&self.agent.trust));
         let identity = read_identity(&key)?;
@@ -382,6 +425,7 @@ impl Document {
             transports,
             router,
             relays,
+            overrides,
         })
     }
 }
