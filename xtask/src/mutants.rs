@@ -30,6 +30,8 @@ const REPLAY: &str = "crates/ifmsg/src/replay.rs";
 const INBOUND: &str = "crates/transport/src/session/inbound.rs";
 const OUTBOUND: &str = "crates/transport/src/session/outbound.rs";
 const RECEIVE: &str = "crates/transport/src/session/machine/receive.rs";
+const SENDING: &str = "crates/transport/src/router/table/sending.rs";
+const COMING: &str = "crates/transport/src/router/table/coming.rs";
 const TABLE: &str = "crates/transport/src/router/table.rs";
 const HEALTH: &str = "crates/transport/src/router/health.rs";
 
@@ -79,13 +81,13 @@ const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "resend-by-the-same-road",
-        TABLE,
+        SENDING,
         "if taken == 0 { best } else { other.unwrap_or(best) }",
         "if taken == 0 { best } else { other.map_or(best, |_| taken.trailing_zeros() as usize) }",
     ),
     mutant(
         "ignore-link-down",
-        TABLE,
+        COMING,
         "TransportEvent::LinkDown { peer, reason } => self.on_link_down(road, &peer, reason, now),",
         "TransportEvent::LinkDown { .. } => {}",
     ),
