@@ -67,6 +67,8 @@ pub(super) struct Machine {
     next_id: u64,
     dirty_marks: BTreeSet<AgentId>,
     events: Vec<SessionEvent>,
+    /// Somebody wants to hear of each message.
+    is_observed: bool,
     metrics: SessionMetrics,
     /// A peer came or went since the last `peers_if_changed`.
     peers_changed: bool,
@@ -154,6 +156,7 @@ impl Machine {
             next_id: 0,
             dirty_marks: BTreeSet::new(),
             events: Vec::new(),
+            is_observed: config.observer.is_some(),
             metrics: SessionMetrics::default(),
             peers_changed: true,
             progress: false,

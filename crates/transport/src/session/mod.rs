@@ -106,7 +106,7 @@ impl Session {
         clock: Arc<dyn Clock>,
         random: Box<dyn CryptoRng + Send>,
     ) -> Self {
-        let (journal, observer) = (config.journal.take(), config.observer.take());
+        let (journal, observer) = (config.journal.take(), config.observer.clone());
         let keepalive = config.keepalive.clone();
         let below = transport.clone();
         let classify = Box::new(move |header: &ifmsg::Header, size| below.class_of(header, size));

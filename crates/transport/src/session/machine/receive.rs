@@ -216,10 +216,12 @@ impl Machine {
             }
             peer.inbound(which).put_in_inbox(&message);
             self.metrics.received += 1;
-            self.events.push(SessionEvent::Received {
-                message: message.clone(),
-                road,
-            });
+            if self.is_observed {
+                self.events.push(SessionEvent::Received {
+                    message: message.clone(),
+                    road,
+                });
+            }
             self.progress = true;
             self.inbox.push(InboxItem {
                 message,
@@ -351,16 +353,18 @@ impl Machine {
                 Outcome::Expired => self.metrics.expired += 1,
                 _ => self.metrics.refused += 1,
             }
-            let header = ticket.message.header();
-            self.events.push(SessionEvent::Finished {
-                id: header.id.clone(),
-                digest: ticket.message.digest(),
-                trace: header.trace_id,
-                conversation: header.conversation_id.clone(),
-                destination: header.destination.clone(),
-                peer: peer.clone(),
-                outcome: outcome.clone(),
-            });
+            if self.is_observed {
+                let header = ticket.message.header();
+                self.events.push(SessionEvent::Finished {
+                    id: header.id.clone(),
+                    digest: ticket.message.digest(),
+                    trace: header.trace_id,
+                    conversation: header.conversation_id.clone(),
+                    destination: header.destination.clone(),
+                    peer: peer.clone(),
+                    outcome: outcome.clone(),
+                });
+            }
             ticket.outcomes.push((peer.clone(), outcome));
             ticket.remaining -= 1;
             if ticket.remaining == 0

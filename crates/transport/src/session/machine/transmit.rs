@@ -56,16 +56,14 @@ impl Machine {
 
     /// Tells of messages that are about to leave, by this road of a router.
     pub(in crate::session) fn departs(&mut self, departure: &Departure, road: Option<&Arc<str>>) {
-        let events = departure
-            .messages
-            .iter()
-            .map(|(message, attempt)| SessionEvent::Sent {
-                message: message.clone(),
-                peer: departure.peer.clone(),
-                lane: departure.envelope.lane,
-                attempt: *attempt,
-                road: road.cloned(),
-            });
+        let messages = departure.messages.iter().filter(|_| self.is_observed);
+        let events = messages.map(|(message, attempt)| SessionEvent::Sent {
+            message: message.clone(),
+            peer: departure.peer.clone(),
+            lane: departure.envelope.lane,
+            attempt: *attempt,
+            road: road.cloned(),
+        });
         self.events.extend(events);
     }
 
