@@ -14,14 +14,14 @@ use ifmsg::{AgentId, Timestamp};
 use crate::queues::Outbound;
 
 /// The peers, as `links` and `send` see them. Its lock is held for moments, never across an await.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Board {
     closing: AtomicBool,
     peers: Mutex<BTreeMap<AgentId, Entry>>,
     pub(crate) counters: Counters,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Entry {
     connecting: bool,
     link: Option<Arc<Outbound>>,
@@ -72,6 +72,13 @@ impl Board {
 
     pub(crate) fn dropped_counter(&self, peer: &AgentId) -> Arc<AtomicU64> {
         Arc::clone(&self.peers().entry(peer.clone()).or_default().dropped)
+    }
+
+    /// Nobody sends any more: the links' endpoints end.
+    pub(crate) fn clear(&self) {
+        for entry in self.peers().values_mut() {
+            entry.link = None;
+        }
     }
 
     pub(crate) fn forget(&self, peer: &AgentId) {

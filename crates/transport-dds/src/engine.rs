@@ -10,10 +10,9 @@
 //! - The library never removes what it knows about a topic: a few hundred bytes for each life of a peer.
 
 use std::{
-    future::poll_fn,
     net::{IpAddr, UdpSocket},
     pin::Pin,
-    task::Poll,
+    task::{Context, Poll, ready},
     thread,
     time::Duration,
 };
@@ -378,19 +377,16 @@ impl FrameWriter {
 pub(crate) struct FrameReader(no_key::SimpleDataReader<Frame, FrameCdr>);
 
 impl FrameReader {
-    /// The next sample, and who wrote it; `None` for one that could not be read. Cancel safe.
-    pub(crate) async fn next(&self) -> Option<(Guid, Frame)> {
-        poll_fn(|context| {
-            if let Some(taken) = self.take() {
-                return Poll::Ready(taken);
-            }
-            self.0.set_waker(Some(context.waker().clone()));
-            match self.take() {
-                Some(taken) => Poll::Ready(taken),
-                None => Poll::Pending,
-            }
-        })
-        .await
+    /// The next sample, and who wrote it; `None` for one that could not be read.
+    pub(crate) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<(Guid, Frame)>> {
+        if let Some(taken) = self.take() {
+            return Poll::Ready(taken);
+        }
+        self.0.set_waker(Some(context.waker().clone()));
+        match self.take() {
+            Some(taken) => Poll::Ready(taken),
+            None => Poll::Pending,
+        }
     }
 
     /// The next sample that is there already.
@@ -412,22 +408,22 @@ type Samples = dyn Stream<Item = rustdds::dds::result::ReadResult<with_key::Data
 pub(crate) struct PresenceStream(Pin<Box<Samples>>);
 
 impl PresenceStream {
-    /// The next one, and who wrote it; `None` for one that could not be read. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Option<(Guid, Presence)> {
+    /// The next one, and who wrote it; `None` for one that could not be read.
+    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(Guid, Presence)>> {
         loop {
-            match self.0.next().await {
+            match ready!(self.0.poll_next_unpin(context)) {
                 Some(Ok(sample)) => {
                     let writer = sample.sample_info().writer_guid().to_bytes();
                     if let Some(Heard(presence)) = sample.into_value().value() {
-                        return Some((writer, presence));
+                        return Poll::Ready(Some((writer, presence)));
                     }
                     // Taken back: heartbeats decide.
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "a sample that is no presence");
-                    return None;
+                    return Poll::Ready(None);
                 }
-                None => std::future::pending().await,
+                None => return Poll::Pending,
             }
         }
     }

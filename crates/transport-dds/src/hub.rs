@@ -2,10 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
+use futures::{
+    StreamExt as _,
+    stream::{self, BoxStream, SelectAll},
+};
 use ifmesh_transport::{Clock, DownReason, PeerKeys, PeerTrust, SharedRandom, TransportEvent, awaited};
 use ifmsg::{AgentId, PublicKey};
 use rand_core::Rng as _;
@@ -18,7 +23,7 @@ use tokio::{
 use crate::{
     board::count,
     config::DdsConfig,
-    engine::{Engine, Inputs, Writers},
+    engine::{Engine, FrameReader, Inputs, Writers},
     link::{Common, Link, until},
     meter::Meter,
     statement::{Guid, Hello, Said, Signed},
@@ -145,21 +150,24 @@ impl Hub {
     pub(crate) async fn run(
         mut self,
         engine: Engine,
-        mut inputs: Inputs,
-        mut bus: mpsc::Receiver<ToBus>,
+        inputs: Inputs,
+        bus: mpsc::Receiver<ToBus>,
         mut closing: watch::Receiver<bool>,
         done: watch::Sender<Option<u64>>,
     ) {
         engine.announce(&self.presence);
         let mut announce_at = Instant::now() + ANNOUNCE / 8;
-        let mut tick_at = Instant::now();
+        let mut sources = Sources::new(inputs, bus);
+        // Outlive each turn, which for a sample alone costs less than to make them anew.
+        let mut tick = pin!(sleep_until(Instant::now()));
+        let mut closing = pin!(awaited(&mut closing, |closing| closing));
         loop {
             tokio::select! {
                 biased;
-                _ = awaited(&mut closing, |closing| closing) => break,
-                () = sleep_until(tick_at) => {
+                _ = &mut closing => break,
+                () = &mut tick => {
                     let now = Instant::now();
-                    tick_at = now + TICK;
+                    tick.as_mut().reset(now + TICK);
                     self.tick(&engine, now);
                     if now >= announce_at {
                         announce_at = now + ANNOUNCE;
@@ -170,16 +178,14 @@ impl Hub {
                     self.on_over(&engine, &peer, local, reason);
                 },
                 Some(_) = self.outs.join_next() => {}
-                input = Self::input(&mut inputs, &mut bus) => {
-                    self.on_input(&engine, input);
-                    self.drain(&engine, &inputs);
-                }
+                input = sources.next() => self.on_input(&engine, &sources, input),
             }
         }
-        let unsent = self.close(&engine, &mut inputs, &mut bus).await;
+        let unsent = self.close(&engine, &mut sources).await;
         // Its endpoints, before the participant.
-        drop((inputs, bus));
+        drop(sources);
         self.peers.clear();
+        self.common.board.clear();
         self.ins.shutdown().await;
         self.outs.shutdown().await;
         engine.withdraw(&self.presence);
@@ -188,7 +194,7 @@ impl Hub {
     }
 
     /// Flushes what was accepted, for as long as closing may take.
-    async fn close(&mut self, engine: &Engine, inputs: &mut Inputs, bus: &mut mpsc::Receiver<ToBus>) -> u64 {
+    async fn close(&mut self, engine: &Engine, sources: &mut Sources) -> u64 {
         for peer in self.peers.values() {
             if let State::Up { link, .. } = &peer.state {
                 link.close();
@@ -207,10 +213,7 @@ impl Hub {
                         tick_at = Instant::now() + TICK;
                         self.tick(engine, Instant::now());
                     }
-                    input = Self::input(inputs, bus) => {
-                        self.on_input(engine, input);
-                        self.drain(engine, inputs);
-                    }
+                    input = sources.next() => self.on_input(engine, sources, input),
                 }
             }
         };
@@ -228,36 +231,19 @@ impl Hub {
         unsent
     }
 
-    async fn input(inputs: &mut Inputs, bus: &mut mpsc::Receiver<ToBus>) -> Input {
-        // A flood must not keep other tasks from running, nor, by the order below being random, other inputs from being read.
-        tokio::task::consume_budget().await;
-        tokio::select! {
-            presence = inputs.presence.next() => Input::Presence(presence),
-            sample = inputs.best_effort.next() => Input::Sample(Way::BestEffort, sample),
-            sample = inputs.reliable.next() => Input::Sample(Way::Reliable, sample),
-            sample = inputs.broadcast.next() => Input::Sample(Way::Broadcast, sample),
-            Some(out) = bus.recv() => Input::ToBus(out),
-        }
-    }
-
-    /// Takes what else is there, without the cost of waiting for each sample, but not so much that nothing else gets its turn.
-    fn drain(&mut self, engine: &Engine, inputs: &Inputs) {
-        for (way, reader) in [
-            (Way::BestEffort, &inputs.best_effort),
-            (Way::Reliable, &inputs.reliable),
-            (Way::Broadcast, &inputs.broadcast),
-        ] {
-            for sample in std::iter::from_fn(|| reader.take()).take(AT_ONCE) {
-                self.on_input(engine, Input::Sample(way, sample));
-            }
-        }
-    }
-
-    fn on_input(&mut self, engine: &Engine, input: Input) {
+    fn on_input(&mut self, engine: &Engine, sources: &Sources, input: Input) {
         match input {
             Input::Presence(Some((writer, presence))) => self.on_presence(engine, writer, presence),
-            Input::Sample(way, Some((writer, frame))) => self.on_sample(engine, way, writer, frame),
-            Input::Presence(None) | Input::Sample(_, None) => count(&self.common.board.counters.unread),
+            Input::Presence(None) => count(&self.common.board.counters.unread),
+            Input::Sample(way, sample) => {
+                self.on_sample(engine, way, sample);
+                // What else is there, without the cost of waiting for each sample, but not so much that nothing else gets its
+                // turn.
+                let reader = &sources.readers[way as usize];
+                for sample in std::iter::from_fn(|| reader.take()).take(AT_ONCE) {
+                    self.on_sample(engine, way, sample);
+                }
+            }
             Input::ToBus(ToBus::Broadcast(frame)) => engine.broadcast(frame),
             Input::ToBus(ToBus::Record(frame)) => engine.record(frame),
         }
@@ -410,7 +396,10 @@ impl Hub {
         self.common.board.connecting(id, self.clock.now());
     }
 
-    fn on_sample(&mut self, engine: &Engine, way: Way, writer: Guid, frame: Frame) {
+    fn on_sample(&mut self, engine: &Engine, way: Way, sample: Option<(Guid, Frame)>) {
+        let Some((writer, frame)) = sample else {
+            return count(&self.common.board.counters.unread);
+        };
         if frame.kind == Kind::Statement && frame.number == 0 {
             return self.on_statement(engine, way, writer, &frame);
         }
@@ -742,10 +731,57 @@ impl Hub {
     }
 }
 
+/// All that comes in. A source is asked only when it has something: to ask all of them for each sample costs several microseconds.
+struct Sources {
+    all: SelectAll<BoxStream<'static, Input>>,
+    /// By [`Way`].
+    readers: [Arc<FrameReader>; 3],
+}
+
 enum Input {
     Presence(Option<(Guid, Presence)>),
     Sample(Way, Option<(Guid, Frame)>),
     ToBus(ToBus),
+}
+
+impl Sources {
+    fn new(inputs: Inputs, mut bus: mpsc::Receiver<ToBus>) -> Self {
+        let mut presence = inputs.presence;
+        let presence =
+            stream::poll_fn(move |context| presence.poll_next(context).map(Input::Presence).map(Some));
+        // Its senders may be gone; that ends nothing.
+        let bus = stream::poll_fn(move |context| bus.poll_recv(context).map(|out| out.map(Input::ToBus)));
+        let mut all = SelectAll::new();
+        all.push(presence.boxed());
+        all.push(bus.boxed());
+        let readers = [
+            (Way::Reliable, inputs.reliable),
+            (Way::BestEffort, inputs.best_effort),
+            (Way::Broadcast, inputs.broadcast),
+        ];
+        let readers = readers.map(|(way, reader)| {
+            let reader = Arc::new(reader);
+            let samples = Arc::clone(&reader);
+            let samples = stream::poll_fn(move |context| {
+                samples
+                    .poll_next(context)
+                    .map(|sample| Some(Input::Sample(way, sample)))
+            });
+            all.push(samples.boxed());
+            reader
+        });
+        Self { all, readers }
+    }
+
+    /// Cancel safe.
+    async fn next(&mut self) -> Input {
+        // A flood must not keep other tasks from running. Sources take turns, so it does not keep others from being read either.
+        tokio::task::consume_budget().await;
+        match self.all.next().await {
+            Some(input) => input,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 fn say_hello(

@@ -65,6 +65,7 @@ mod hub;
 mod link;
 mod meter;
 mod queues;
+mod sending;
 mod statement;
 mod transport;
 mod warning;

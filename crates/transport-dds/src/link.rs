@@ -5,7 +5,6 @@
 //! missing is told of, and left to the session to mend.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +13,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use ifmesh_transport::{Assembler, ChunkLimits, DownReason, Events, Lane, Splitter, TransportEvent, awaited};
+use ifmesh_transport::{
+    Assembler, ChunkLimits, DownReason, Events, Lane, Splitter, TransportEvent, awaited, is_chunk,
+};
 use ifmsg::{AgentId, Identity, PublicKey};
 use tokio::{
     sync::{mpsc, watch},
@@ -26,12 +27,11 @@ use crate::{
     config::DdsLimits,
     engine::Writers,
     queues::{Loose, Outbound, Waiting},
+    sending::{SAMPLE_COST, Sending, cost},
     statement::{Alive, Hello, Said},
     wire::{Frame, Kind},
 };
 
-/// What a sample costs beside its payload, in bytes of credit.
-const SAMPLE_COST: u64 = 512;
 /// The first repetition of a heartbeat that brought news; each further one waits twice as long.
 const TELL_AGAIN: Duration = Duration::from_millis(30);
 /// Samples that were sent, and of which none came for so long, are lost.
@@ -63,22 +63,15 @@ impl Common {
 pub(crate) struct Link {
     common: Arc<Common>,
     pub(crate) peer: AgentId,
-    peer_name: Arc<str>,
     pub(crate) key: PublicKey,
-    writers: Arc<Writers>,
     /// Our id for it, and the peer's.
     pub(crate) local: u64,
     pub(crate) remote: u64,
     pub(crate) outbound: Arc<Outbound>,
-    /// How much the peer takes unread.
-    peer_window: u64,
-    /// The last sample that it said it has taken.
-    peer_taken: watch::Sender<u64>,
-    /// The last sample that was sent.
-    sent: AtomicU64,
     /// The number of the last of its heartbeats.
     heard: AtomicU64,
     incoming: mpsc::Sender<Arrival>,
+    inward: Mutex<Inward>,
     /// Credit that came in, and that was taken out.
     arrived: AtomicU64,
     returned: AtomicU64,
@@ -98,6 +91,13 @@ pub(crate) enum Arrival {
     Sample(Frame),
     /// Everything up to this number that did not come is lost.
     GiveUp(u64),
+}
+
+/// The receiving end of the reliable lane.
+struct Inward {
+    numbers: Numbers,
+    /// What the link's task has yet to hand over: while there is anything, nothing overtakes it.
+    queued: usize,
 }
 
 /// Which samples of the reliable lane were taken, or given up: all below the next one.
@@ -158,27 +158,35 @@ impl Link {
         let limits = &common.limits;
         let peer_limit = usize::try_from(hello.max_frame).unwrap_or(usize::MAX);
         let dropped = common.board.dropped_counter(&hello.from);
+        let sending = Sending::new(
+            writers,
+            [Arc::clone(&common.name), hello.from.as_str().into()],
+            hello.link,
+            hello.window,
+            common.max_sample,
+        );
         let (outbound, waiting) = Outbound::new(
             peer_limit.min(limits.max_frame),
             limits.queue_bytes,
             Arc::clone(&dropped),
+            sending,
         );
         let samples = limits.window_bytes as u64 / SAMPLE_COST + 64;
         let (incoming, receiver) = mpsc::channel(usize::try_from(samples).unwrap_or(usize::MAX));
         let link = Self {
             common: Arc::clone(common),
             peer: hello.from.clone(),
-            peer_name: hello.from.as_str().into(),
             key,
-            writers,
             local,
             remote: hello.link,
             outbound: Arc::new(outbound),
-            peer_window: hello.window,
-            peer_taken: watch::channel(0).0,
-            sent: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             incoming,
+            // That the link is up comes first.
+            inward: Mutex::new(Inward {
+                numbers: Numbers { next: 1 },
+                queued: 1,
+            }),
             arrived: AtomicU64::new(0),
             returned: AtomicU64::new(0),
             taken: AtomicU64::new(0),
@@ -224,15 +232,47 @@ impl Link {
     pub(crate) fn arrived(&self, frame: Frame) {
         let slack = (64 << 10) + SAMPLE_COST;
         let most = self.common.limits.window_bytes as u64 + slack;
-        let arrived = self.arrived.fetch_add(cost(&frame), Ordering::Relaxed) + cost(&frame);
+        let cost = cost(&frame.payload);
+        let arrived = self.arrived.fetch_add(cost, Ordering::Relaxed) + cost;
         let unread = arrived.saturating_sub(self.returned.load(Ordering::Relaxed));
         let mut awaited = self.awaited();
         awaited.last = awaited.last.max(frame.number);
         awaited.at = Instant::now();
         drop(awaited);
-        if unread > most || self.incoming.try_send(Arrival::Sample(frame)).is_err() {
+        if unread > most || !self.pass_on(frame) {
             self.misbehaved("window-exceeded", "it sends more than it was granted".to_owned());
         }
+    }
+
+    /// Hands a sample to the application at once if nothing waits before it and nothing has to be waited for; otherwise the link's
+    /// task does. `false`: not even that has room for it.
+    fn pass_on(&self, frame: Frame) -> bool {
+        let mut inward = self.inward();
+        let cost = cost(&frame.payload);
+        let is_whole = frame.kind == Kind::Data
+            && frame.payload.len() <= self.common.limits.max_frame
+            && !is_chunk(&frame.payload);
+        if is_whole && inward.queued == 0 && frame.number == inward.numbers.next {
+            let event = self.event(Lane::Reliable, frame.payload.clone());
+            if self.common.events.try_push(event).is_ok() {
+                let number = frame.number;
+                inward.numbers.take(&Arrival::Sample(frame));
+                drop(inward);
+                self.took(cost, number);
+                return true;
+            }
+        }
+        self.queue(&mut inward, Arrival::Sample(frame))
+    }
+
+    fn queue(&self, inward: &mut Inward, arrival: Arrival) -> bool {
+        let queued = self.incoming.try_send(arrival).is_ok();
+        inward.queued += usize::from(queued);
+        queued
+    }
+
+    fn inward(&self) -> MutexGuard<'_, Inward> {
+        self.inward.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A sample of the best-effort lane or a broadcast came.
@@ -243,11 +283,7 @@ impl Link {
     /// A verified heartbeat came.
     pub(crate) fn alive(&self, alive: &Alive) {
         self.heard.store(alive.count, Ordering::Relaxed);
-        self.peer_taken.send_if_modified(|taken| {
-            let news = alive.taken > *taken;
-            *taken = alive.taken.max(*taken);
-            news
-        });
+        self.outbound.sending.hear(alive.taken);
         let mut awaited = self.awaited();
         if alive.sent > awaited.sent {
             if awaited.sent <= awaited.last {
@@ -263,7 +299,7 @@ impl Link {
         if awaited.sent > awaited.last && now.saturating_duration_since(awaited.at) > LOST_AFTER {
             let sent = awaited.sent;
             // Without room for it there is enough to take first.
-            if self.incoming.try_send(Arrival::GiveUp(sent)).is_ok() {
+            if self.queue(&mut self.inward(), Arrival::GiveUp(sent)) {
                 awaited.last = sent;
             }
         }
@@ -299,7 +335,8 @@ impl Link {
         told.returned = self.returned.load(Ordering::Relaxed);
         let alive = self.said(told.count, taken, false);
         drop(told);
-        self.writers.best_effort.try_write(self.statement(&alive, 0));
+        let writers = &self.outbound.sending.writers;
+        writers.best_effort.try_write(self.statement(&alive, 0));
     }
 
     fn said(&self, count: u64, taken: u64, goodbye: bool) -> Said {
@@ -310,31 +347,14 @@ impl Link {
             peer_link: self.remote,
             count,
             taken,
-            sent: self.sent.load(Ordering::Relaxed),
+            sent: self.outbound.sending.last_sent(),
             goodbye,
         })
     }
 
     fn statement(&self, said: &Said, number: u64) -> Frame {
-        Frame {
-            source: Arc::clone(&self.common.name),
-            destination: Arc::clone(&self.peer_name),
-            kind: Kind::Statement,
-            link: self.remote,
-            number,
-            payload: said.write(&self.common.identity),
-        }
-    }
-
-    fn data(&self, number: u64, payload: Bytes) -> Frame {
-        Frame {
-            source: Arc::clone(&self.common.name),
-            destination: Arc::clone(&self.peer_name),
-            kind: Kind::Data,
-            link: self.remote,
-            number,
-            payload,
-        }
+        let payload = said.write(&self.common.identity);
+        self.outbound.sending.frame(Kind::Statement, number, payload)
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -364,6 +384,7 @@ impl Link {
         };
         let events = &self.common.events;
         events.push(up).await;
+        self.inward().queued -= 1;
         let reason = tokio::select! {
             biased;
             reason = self.ended() => reason,
@@ -371,51 +392,59 @@ impl Link {
             () = self.take_loose() => DownReason::Local,
         };
         self.end(reason);
+        // Nothing comes after the event that follows.
+        self.inward().queued += 1;
         reason
     }
 
     async fn take_reliable(&self, incoming: &mut mpsc::Receiver<Arrival>) -> DownReason {
         let mut assembler = Assembler::new(self.chunks(1));
-        let mut numbers = Numbers { next: 1 };
         while let Some(arrival) = incoming.recv().await {
-            let (lost, is_new) = numbers.take(&arrival);
-            if let Some((first, last)) = lost {
-                let detail = format!("samples {first} to {last} of the reliable lane");
-                let peer = Some(self.peer.clone());
-                self.common.refused(peer, "samples-lost", detail);
-                // What was begun will not be completed.
-                assembler = Assembler::new(self.chunks(1));
+            if let Some(reason) = self.take_one(&mut assembler, arrival).await {
+                return reason;
             }
-            let last = numbers.next - 1;
-            let Arrival::Sample(frame) = arrival else {
-                self.took(0, last);
-                continue;
-            };
-            let cost = cost(&frame);
-            if !is_new {
-                self.took(cost, last);
-                continue;
-            }
-            if frame.kind == Kind::Statement {
-                match self.read(&frame.payload) {
-                    Some(alive) if alive.goodbye => return DownReason::PeerClosed,
-                    _ => {
-                        self.took(cost, last);
-                        continue;
-                    }
+            self.inward().queued -= 1;
+        }
+        DownReason::Local
+    }
+
+    /// Why the link is over, if it is.
+    async fn take_one(&self, assembler: &mut Assembler, arrival: Arrival) -> Option<DownReason> {
+        let (lost, is_new, last) = {
+            let mut inward = self.inward();
+            let (lost, is_new) = inward.numbers.take(&arrival);
+            (lost, is_new, inward.numbers.next - 1)
+        };
+        if let Some((first, last)) = lost {
+            let detail = format!("samples {first} to {last} of the reliable lane");
+            let peer = Some(self.peer.clone());
+            self.common.refused(peer, "samples-lost", detail);
+            // What was begun will not be completed.
+            *assembler = Assembler::new(self.chunks(1));
+        }
+        let Arrival::Sample(frame) = arrival else {
+            self.took(0, last);
+            return None;
+        };
+        let cost = cost(&frame.payload);
+        match frame.kind {
+            _ if !is_new => {}
+            Kind::Statement => {
+                if self.read(&frame.payload).is_some_and(|alive| alive.goodbye) {
+                    return Some(DownReason::PeerClosed);
                 }
             }
-            match assembler.accept(frame.payload, Instant::now()) {
+            Kind::Data => match assembler.accept(frame.payload, Instant::now()) {
                 Ok(None) => {}
                 Ok(Some(whole)) => self.hand_over(Lane::Reliable, whole).await,
                 Err(error) => {
                     self.misbehaved(error.name(), error.to_string());
-                    return DownReason::Misbehaved;
+                    return Some(DownReason::Misbehaved);
                 }
-            }
-            self.took(cost, last);
+            },
         }
-        DownReason::Local
+        self.took(cost, last);
+        None
     }
 
     async fn take_loose(&self) {
@@ -450,13 +479,16 @@ impl Link {
         if frame.len() > self.common.limits.max_frame {
             return;
         }
-        let event = TransportEvent::Frame {
+        self.common.events.push(self.event(lane, frame)).await;
+    }
+
+    fn event(&self, lane: Lane, frame: Bytes) -> TransportEvent {
+        TransportEvent::Frame {
             from: self.peer.clone(),
             lane,
             frame,
             road: None,
-        };
-        self.common.events.push(event).await;
+        }
     }
 
     /// Gives credit back. The peer is told at once when a quarter of its window is free again.
@@ -493,13 +525,7 @@ impl Link {
     /// Sends what is accepted until the link is over; when this side closes, flushes and says goodbye. Returns how many
     /// accepted frames did not leave.
     pub(crate) async fn run_out(self: Arc<Self>, mut waiting: mpsc::Receiver<Waiting>) -> u64 {
-        let mut sender = Sender {
-            link: &self,
-            under_way: VecDeque::new(),
-            credit: 0,
-            number: 0,
-            frames: 0,
-        };
+        let mut frames = 0;
         let reliable = async {
             loop {
                 let next = tokio::select! {
@@ -508,10 +534,11 @@ impl Link {
                     () = self.closed() => waiting.try_recv().ok(),
                 };
                 let Some((frame, room)) = next else { break };
-                sender.send_frame(frame).await;
+                self.send_frame(frame, &mut frames).await;
+                self.outbound.sending.unqueued();
                 drop(room);
             }
-            sender.goodbye().await;
+            self.goodbye().await;
         };
         tokio::select! {
             biased;
@@ -549,8 +576,9 @@ impl Link {
     }
 
     async fn send_loosely(&self, number: u64, payload: Bytes) {
-        let frame = self.data(number, payload);
-        if !self
+        let sending = &self.outbound.sending;
+        let frame = sending.frame(Kind::Data, number, payload);
+        if !sending
             .writers
             .best_effort
             .write(frame, self.common.limits.write_timeout)
@@ -558,6 +586,61 @@ impl Link {
         {
             self.outbound.loose.count_dropped();
         }
+    }
+
+    /// Sends a frame that had to wait, whole or cut; `frames` numbers those that are cut.
+    async fn send_frame(&self, frame: Bytes, frames: &mut u64) {
+        let max_sample = self.common.max_sample;
+        if !Splitter::is_needed(&frame, max_sample) {
+            return self.send_sample(frame).await;
+        }
+        *frames += 1;
+        let mut splitter = Splitter::new(*frames, frame, max_sample);
+        while !splitter.digest_some(HASH_AT_ONCE) {
+            tokio::task::yield_now().await;
+        }
+        while let Some(chunk) = splitter.next_chunk() {
+            self.send_sample(chunk).await;
+        }
+    }
+
+    async fn send_sample(&self, payload: Bytes) {
+        let sending = &self.outbound.sending;
+        let number = sending.room(cost(&payload)).await;
+        self.write(sending.frame(Kind::Data, number, payload)).await;
+    }
+
+    /// Until the library takes it, or for too long: then the link is over.
+    async fn write(&self, frame: Frame) {
+        let (limits, sending) = (&self.common.limits, &self.outbound.sending);
+        let give_up = Instant::now() + limits.stall;
+        let writer = &sending.writers.reliable;
+        while !writer.write(frame.clone(), limits.write_timeout).await {
+            if Instant::now() >= give_up {
+                let detail = "a reader of its inbox acknowledges nothing; the link is made anew".to_owned();
+                let peer = Some(self.peer.clone());
+                self.common.refused(peer, "inbox-stalled", detail);
+                self.end(DownReason::Network);
+                return std::future::pending().await;
+            }
+        }
+        sending.sent(cost(&frame.payload));
+    }
+
+    async fn goodbye(&self) {
+        // Everything has to be taken first: what the peer's library has acknowledged may still be thrown away.
+        let sending = &self.outbound.sending;
+        sending.take_over();
+        sending.all_taken().await;
+        let (count, taken) = {
+            let mut told = self.told();
+            told.count += 1;
+            (told.count, self.taken.load(Ordering::Relaxed))
+        };
+        let goodbye = self.said(count, taken, true);
+        self.write(self.statement(&goodbye, sending.last_sent() + 1))
+            .await;
+        sending.writers.reliable.acknowledged(GOODBYE_PATIENCE).await;
     }
 }
 
@@ -567,102 +650,8 @@ impl Feeds {
     }
 }
 
-/// The sending end of the reliable lane.
-struct Sender<'l> {
-    link: &'l Link,
-    /// What was sent and is not known to be taken: its number, and its cost.
-    under_way: VecDeque<(u64, u64)>,
-    /// The costs together.
-    credit: u64,
-    /// Of the last sample.
-    number: u64,
-    /// How many frames were cut.
-    frames: u64,
-}
-
-impl Sender<'_> {
-    async fn send_frame(&mut self, frame: Bytes) {
-        let max_sample = self.link.common.max_sample;
-        if !Splitter::is_needed(&frame, max_sample) {
-            return self.send_sample(frame).await;
-        }
-        self.frames += 1;
-        let mut splitter = Splitter::new(self.frames, frame, max_sample);
-        while !splitter.digest_some(HASH_AT_ONCE) {
-            tokio::task::yield_now().await;
-        }
-        while let Some(chunk) = splitter.next_chunk() {
-            self.send_sample(chunk).await;
-        }
-    }
-
-    async fn send_sample(&mut self, payload: Bytes) {
-        self.number += 1;
-        let frame = self.link.data(self.number, payload);
-        let cost = cost(&frame);
-        let mut taken = self.link.peer_taken.subscribe();
-        loop {
-            let last = *taken.borrow_and_update();
-            while self.under_way.front().is_some_and(|(number, _)| *number <= last) {
-                self.credit -= self.under_way.pop_front().map_or(0, |(_, cost)| cost);
-            }
-            // With nothing under way a sample goes out however small the window is.
-            if self.under_way.is_empty() || self.credit + cost <= self.link.peer_window {
-                break;
-            }
-            // The link outlives this.
-            let _ = taken.changed().await;
-        }
-        self.write(frame).await;
-        self.under_way.push_back((self.number, cost));
-        self.credit += cost;
-    }
-
-    /// Until the library takes it, or for too long: then the link is over.
-    async fn write(&self, frame: Frame) {
-        let limits = &self.link.common.limits;
-        let give_up = Instant::now() + limits.stall;
-        let number = frame.number;
-        while !self
-            .link
-            .writers
-            .reliable
-            .write(frame.clone(), limits.write_timeout)
-            .await
-        {
-            if Instant::now() >= give_up {
-                let detail = "a reader of its inbox acknowledges nothing; the link is made anew".to_owned();
-                let peer = Some(self.link.peer.clone());
-                self.link.common.refused(peer, "inbox-stalled", detail);
-                self.link.end(DownReason::Network);
-                return std::future::pending().await;
-            }
-        }
-        self.link.sent.store(number, Ordering::Relaxed);
-    }
-
-    async fn goodbye(&mut self) {
-        // Everything has to be taken first: what the peer's library has acknowledged may still be thrown away.
-        let sent = self.number;
-        let _ = awaited(&mut self.link.peer_taken.subscribe(), |taken| taken >= sent).await;
-        let (count, taken) = {
-            let mut told = self.link.told();
-            told.count += 1;
-            (told.count, self.link.taken.load(Ordering::Relaxed))
-        };
-        let goodbye = self.link.said(count, taken, true);
-        self.number += 1;
-        self.write(self.link.statement(&goodbye, self.number)).await;
-        self.link.writers.reliable.acknowledged(GOODBYE_PATIENCE).await;
-    }
-}
-
 /// How long a goodbye may take to arrive.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
-
-fn cost(frame: &Frame) -> u64 {
-    frame.payload.len() as u64 + SAMPLE_COST
-}
 
 /// Waits for something until a point in time.
 pub(crate) async fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {

@@ -12,13 +12,15 @@ use bytes::Bytes;
 use ifmesh_transport::{LEAST_CHARGE, charge};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::sending::Sending;
+
 /// Frames on their way into one link.
-#[derive(Debug)]
 pub(crate) struct Outbound {
     /// The largest frame that the peer takes.
     limit: usize,
     queue_bytes: usize,
     room: Arc<Semaphore>,
+    pub(crate) sending: Sending,
     reliable: mpsc::Sender<Waiting>,
     pub(crate) loose: Loose,
 }
@@ -31,6 +33,7 @@ impl Outbound {
         limit: usize,
         queue_bytes: usize,
         dropped: Arc<AtomicU64>,
+        sending: Sending,
     ) -> (Self, mpsc::Receiver<Waiting>) {
         let queue_bytes = queue_bytes.clamp(LEAST_CHARGE, u32::MAX as usize);
         // Whoever has room in bytes has room in the queue.
@@ -39,6 +42,7 @@ impl Outbound {
             limit,
             queue_bytes,
             room: Arc::new(Semaphore::new(queue_bytes)),
+            sending,
             reliable,
             loose: Loose::new(queue_bytes, dropped),
         };
@@ -55,9 +59,10 @@ impl Outbound {
         Arc::clone(&self.room).acquire_many_owned(charge).await.ok()
     }
 
-    /// Accepts a frame for which there is room; `false`: the link is gone.
+    /// Sends a frame for which there is room, or queues it; `false`: the link is gone.
     pub(crate) fn accept(&self, frame: Bytes, room: OwnedSemaphorePermit) -> bool {
-        !self.room.is_closed() && self.reliable.try_send((frame, room)).is_ok()
+        !self.room.is_closed()
+            && (self.sending.send_now(&frame) || self.reliable.try_send((frame, room)).is_ok())
     }
 
     /// Never waits: what waits longest gives way. `false`: the link is gone.

@@ -47,6 +47,28 @@ impl Events {
         let _ = self.queue.send(Queued { event, _room: room }).await;
     }
 
+    /// Hands over a frame if nothing has to be waited for; otherwise it comes back.
+    pub fn try_push(&self, event: TransportEvent) -> Result<(), TransportEvent> {
+        let charge = match &event {
+            TransportEvent::Frame { frame, .. } => charge(frame.len(), self.most),
+            _ => 0,
+        };
+        // A place in the queue first: room that is taken and given back again would wake whoever waits for it.
+        let Ok(place) = self.queue.try_reserve() else {
+            return Err(event);
+        };
+        match Arc::clone(&self.room).try_acquire_many_owned(charge) {
+            Ok(room) => {
+                place.send(Queued {
+                    event,
+                    _room: Some(room),
+                });
+                Ok(())
+            }
+            Err(_) => Err(event),
+        }
+    }
+
     /// Only if there is room: for what happens when nobody may be reading any more.
     pub fn offer(&self, event: TransportEvent) {
         let _ = self.queue.try_send(Queued { event, _room: None });
@@ -71,4 +93,44 @@ impl Unread {
 /// What a frame of this length counts for, where `most` bytes may wait: a single one may be larger.
 pub fn charge(len: usize, most: usize) -> u32 {
     u32::try_from(len.max(LEAST_CHARGE).min(most)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use ifmsg::AgentId;
+
+    use super::*;
+    use crate::Lane;
+
+    /// Falsified by a frame that overtakes one that waits, or by more unread bytes than there is room for.
+    #[tokio::test]
+    async fn what_is_pushed_at_once_overtakes_nothing() -> Result<(), Box<dyn std::error::Error>> {
+        let from = AgentId::new("a")?;
+        let frame = |byte: u8, len: usize| TransportEvent::Frame {
+            from: from.clone(),
+            lane: Lane::Reliable,
+            frame: Bytes::from(vec![byte; len]),
+            road: None,
+        };
+        let (events, unread) = Events::new(64 * LEAST_CHARGE);
+        assert!(events.try_push(frame(1, 63 * LEAST_CHARGE)).is_ok());
+        // There is room for a small one, until a large one waits for it.
+        let large = tokio::spawn({
+            let (events, event) = (events.clone(), frame(2, 2 * LEAST_CHARGE));
+            async move { events.push(event).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(events.try_push(frame(3, 1)).is_err());
+        let mut came = Vec::new();
+        for _ in 0..2 {
+            if let TransportEvent::Frame { frame, .. } = unread.recv().await? {
+                came.push(frame[0]);
+            }
+        }
+        large.await?;
+        assert_eq!(came, [1, 2]);
+        assert!(events.try_push(frame(3, 1)).is_ok());
+        Ok(())
+    }
 }
