@@ -39,7 +39,12 @@ const PROBED_ENOUGH: usize = 1_024;
 /// any other: a lone packet may be acknowledged after 200 ms (RFC 9260, section 6.2).
 const HASTEN_AFTER: (Duration, Duration) = (Duration::from_millis(30), Duration::from_secs(1));
 const HASTEN_FOREIGN_AFTER: Duration = Duration::from_millis(300);
-/// A peer that merely takes nothing looks like one to which all is lost, but answers what is sent again. The library's timer runs
+/// How long to wait for something to be heard, before which the clock stays as it is.
+const HASTEN_AGAIN: Duration = Duration::from_millis(10);
+/// The first time doubles for each stall, so often, while nothing is learnt of how long acknowledgements take.
+const MOST_ATTEMPTS: u32 = 3;
+/// A peer that merely takes nothing looks like one to which all is lost, but acknowledges what is sent again, as what it has
+/// acknowledged before: with no progress and no gap. The library's timer runs
 /// out six times, stops for good, and by its own pace does so after 63 s; whoever takes nothing has a minute. So no more than
 /// this is gained, and the time of silence,
 const GAIN: Duration = Duration::from_secs(3);
@@ -50,6 +55,8 @@ const UNANSWERED: Duration = Duration::from_millis(250);
 /// > If the value of this counter exceeds the limit indicated in the protocol parameter 'Association.Max.Retrans', the endpoint
 /// > SHOULD consider the peer endpoint unreachable [...] (RFC 9260, section 8.1)
 const UNREACHABLE: Duration = Duration::from_secs(50);
+/// The timer has stopped for good, and nothing can start it again.
+const DEAD: Duration = Duration::from_secs(66);
 /// What was not heard for so long is silent.
 const SILENT: Duration = Duration::from_secs(1);
 
@@ -61,24 +68,27 @@ pub(crate) async fn probe(peer: &Peer, outbound: &Outbound, board: &Board, peer_
         overdue.begin(Instant::now());
         loop {
             let open = peer.buffered_amount(Lane::Messaging).await;
-            let (silent, no_data) = peer.silent_for();
+            let (silent, unanswered) = peer.silent_for();
             let facts = Facts {
                 now: Instant::now(),
                 sent: outbound.total_sent(),
                 open,
                 round_trip: board.round_trip(peer_id).unwrap_or_default(),
                 silent,
-                no_data,
+                unanswered,
             };
             match overdue.look(&facts) {
                 Step::Rest => break,
                 Step::Wait(time) => sleep(time).await,
                 Step::Probe => send_probes(peer, open).await,
-                Step::GiveUp => return,
+                Step::GiveUp => {
+                    tracing::info!(peer = %peer_id, open, "the peer is heard, and acknowledges nothing");
+                    return;
+                }
                 Step::Hasten => {
                     let gained = peer.hasten();
                     overdue.hastened(gained, Instant::now());
-                    sleep(LOOK_AFTER.0).await;
+                    sleep(HASTEN_AGAIN).await;
                 }
             }
         }
@@ -111,9 +121,9 @@ struct Facts {
     open: usize,
     /// Of a connectivity check.
     round_trip: Duration,
-    /// How long nothing was heard, and how long nothing but connectivity checks.
+    /// How long nothing was heard, and how long no acknowledgement that names no gap.
     silent: Duration,
-    no_data: Duration,
+    unanswered: Duration,
 }
 
 /// What to do about it.
@@ -231,14 +241,19 @@ impl Overdue {
         if waited < usual {
             return Step::Wait(again);
         }
-        let unanswered = now.saturating_duration_since(first).min(waited.max(UNANSWERED));
-        let is_answered = facts.no_data < unanswered;
-        match self.gained < GAIN + self.silence {
-            true => Step::Hasten,
-            false if is_answered => Step::Wait(again),
-            false if overdue + self.gained < UNREACHABLE => Step::Hasten,
-            false if facts.silent > SILENT => Step::Wait(again),
-            false => Step::GiveUp,
+        let enough = now.saturating_duration_since(first).min(waited.max(UNANSWERED));
+        let is_answered = facts.unanswered < enough;
+        let by_its_clock = overdue + self.gained;
+        if by_its_clock > DEAD {
+            Step::GiveUp
+        } else if self.gained < GAIN + self.silence {
+            Step::Hasten
+        } else if is_answered || by_its_clock >= UNREACHABLE && facts.silent > SILENT {
+            Step::Wait(again)
+        } else if by_its_clock < UNREACHABLE {
+            Step::Hasten
+        } else {
+            Step::GiveUp
         }
     }
 
@@ -248,7 +263,7 @@ impl Overdue {
     fn hastened(&mut self, gained: Option<Duration>, now: Instant) {
         let Some(gained) = gained else { return };
         if self.gained.is_zero() {
-            self.attempt = (self.attempt + 1).min(5);
+            self.attempt = (self.attempt + 1).min(MOST_ATTEMPTS);
         }
         self.gained += gained;
         self.hastened_at = Some((self.hastened_at.map_or(now, |(first, _)| first), now));
@@ -271,7 +286,7 @@ mod tests {
         round_trip: Duration,
         until: Duration,
         end: Duration,
-        no_data: bool,
+        unanswered: bool,
     ) -> (Vec<Duration>, Vec<Duration>) {
         let start = Instant::now();
         let mut overdue = Overdue::new(true, start);
@@ -289,7 +304,11 @@ mod tests {
                 open: (sent - acknowledged) as usize,
                 round_trip: MS(1),
                 silent: MS(0),
-                no_data: if no_data { at.saturating_sub(until) } else { MS(0) },
+                unanswered: if unanswered {
+                    at.saturating_sub(until)
+                } else {
+                    MS(0)
+                },
             };
             now += match overdue.look(&facts) {
                 Step::Rest => MS(1),
@@ -320,14 +339,14 @@ mod tests {
     #[test]
     fn what_is_lost_is_hastened_and_a_peer_that_takes_nothing_is_left_its_time() {
         let lost = MS(10_000);
-        let (probes, hastened) = watch(MS(1), lost, MS(40_000), false);
+        let (probes, hastened) = watch(MS(1), lost, MS(70_000), false);
         let soon: Vec<_> = hastened.iter().filter(|at| **at > lost).collect();
         assert_eq!(soon.len(), 4, "3 s in steps of 800 ms: {soon:?}");
         assert!(**soon.last().unwrap() < lost + MS(400), "{soon:?}");
         let probes: Vec<_> = probes.iter().filter(|at| **at > lost).collect();
         assert!(probes[0] < &(lost + MS(20)), "{probes:?}");
-        assert!(probes.last().unwrap() > &&MS(38_000), "they go on");
-        assert!(probes.len() < 60, "and become fewer: {}", probes.len());
+        assert!(probes.last().unwrap() > &&MS(68_000), "they go on");
+        assert!(probes.len() < 90, "and become fewer: {}", probes.len());
     }
 
     #[test]
@@ -338,5 +357,13 @@ mod tests {
         // 1 + 2 + 4 + 8 + 16 s, and the sixth time after 32 s more.
         assert!(gained > MS(31_000) && gained < MS(63_000), "{gained:?}");
         assert!(*hastened.last().unwrap() < lost + MS(10_000), "{hastened:?}");
+    }
+
+    #[test]
+    fn a_timer_that_has_stopped_is_not_waited_for() {
+        // Answered to the end: 62 s by the caller's clock, and 3.2 s ahead of it.
+        let (probes, _) = watch(MS(1), MS(10_000), MS(200_000), false);
+        let last = *probes.last().unwrap();
+        assert!(last > MS(70_000) && last < MS(73_000), "{last:?}");
     }
 }

@@ -583,10 +583,10 @@ impl Peer {
         pace.advance(*step).then_some(*step)
     }
 
-    /// How long nothing has come from the peer, and how long nothing but connectivity checks.
+    /// How long nothing has come from the peer, and how long no acknowledgement that names no gap.
     pub(crate) fn silent_for(&self) -> (Duration, Duration) {
         let pace = &self.shared.pace;
-        (pace.silent_for(), pace.no_data_for())
+        (pace.silent_for(), pace.unanswered_for())
     }
 
     /// What was dropped so far.

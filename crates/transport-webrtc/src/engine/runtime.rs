@@ -38,10 +38,11 @@ pub(super) struct Pace {
     waker: AtomicWaker,
     /// How far the connection's clock is ahead, in microseconds.
     ahead: AtomicU64,
-    /// When it was put forward, when the last datagram came, and the last one with data: microseconds since `started`.
+    /// When it was put forward, when the last datagram came, and the last one with a bare acknowledgement: microseconds since
+    /// `started`.
     advanced_at: AtomicU64,
     heard_at: AtomicU64,
-    data_at: AtomicU64,
+    answered_at: AtomicU64,
 }
 
 impl Pace {
@@ -60,7 +61,7 @@ impl Pace {
             ahead: AtomicU64::new(0),
             advanced_at: AtomicU64::new(0),
             heard_at: AtomicU64::new(0),
-            data_at: AtomicU64::new(0),
+            answered_at: AtomicU64::new(0),
         })
     }
 
@@ -128,9 +129,9 @@ impl Pace {
         self.since(&self.heard_at)
     }
 
-    /// How long nothing has come but connectivity checks.
-    pub(super) fn no_data_for(&self) -> Duration {
-        self.since(&self.data_at)
+    /// How long no bare acknowledgement has come: one that names no gap.
+    pub(super) fn unanswered_for(&self) -> Duration {
+        self.since(&self.answered_at)
     }
 
     fn since(&self, at: &AtomicU64) -> Duration {
@@ -141,17 +142,22 @@ impl Pace {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    fn heard(&self, datagram: &[u8]) {
+    fn heard(&self, first: u8, length: usize) {
         let now = self.elapsed();
         self.heard_at.store(now, Ordering::Relaxed);
-        if !datagram.first().is_some_and(|first| STUN.contains(first)) {
-            self.data_at.store(now, Ordering::Relaxed);
+        let relayed = if CHANNEL_DATA.contains(&first) { 4 } else { 0 };
+        if !STUN.contains(&first) && length == BARE_ACKNOWLEDGEMENT + relayed {
+            self.answered_at.store(now, Ordering::Relaxed);
         }
     }
 }
 
-/// The first byte of STUN (RFC 7983, section 7).
+/// The first byte of STUN, and of TURN's ChannelData with its header of four bytes (RFC 7983, section 7).
 const STUN: std::ops::RangeInclusive<u8> = 0..=3;
+const CHANNEL_DATA: std::ops::RangeInclusive<u8> = 64..=79;
+/// A SACK without a gap has 16 bytes, behind 12 of SCTP's header, and AES-GCM in DTLS 1.2 adds 37. A FORWARD TSN has less, a SACK
+/// with a gap and the shortest DATA have more.
+const BARE_ACKNOWLEDGEMENT: usize = 16 + 12 + 37;
 
 /// Neither STUN (0..=3), nor DTLS (20..=63), nor RTP (128..=191): RFC 7983, section 7.
 const NUDGE: u8 = 64;
@@ -337,8 +343,11 @@ impl AsyncUdpSocket for PacedSocket {
                 .as_ref()
                 .is_some_and(|(faults, _)| faults.is_blackhole());
             if !is_lost {
-                if let (Poll::Ready(Ok(1..)), Some(datagram)) = (&ready, bufs.first()) {
-                    self.pace.heard(datagram);
+                if let Poll::Ready(Ok(count)) = ready {
+                    for (datagrams, meta) in bufs.iter().zip(meta.iter()).take(count) {
+                        let first = datagrams.first().copied().unwrap_or_default();
+                        self.pace.heard(first, meta.stride.min(meta.len));
+                    }
                 }
                 return ready;
             }
