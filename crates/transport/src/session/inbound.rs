@@ -201,6 +201,17 @@ impl Inbound {
         )
     }
 
+    /// How many numbers there are from the first that is not taken to the last that came or is `claimed`: what is here, and what is
+    /// missing in between. As long as it is unknown where the stream stands, what is here, and so many that are `unplaced`.
+    pub(super) fn span(&self, claimed: u64, unplaced: usize) -> usize {
+        let Some(expected) = self.expected else {
+            return self.waiting.len() + unplaced;
+        };
+        let waiting = self.waiting.last_key_value().map_or(0, |(last, _)| *last);
+        let last = waiting.max(claimed).max(expected - 1);
+        usize::try_from(last.saturating_sub(self.taken_up_to())).unwrap_or(usize::MAX)
+    }
+
     /// Nothing waits for the application.
     pub(super) fn inbox_is_empty(&self) -> bool {
         self.in_inbox.is_empty()

@@ -76,6 +76,9 @@ pub(super) struct Peer {
     remembered_taken: HashMap<MessageId, bool>,
 }
 
+/// The last number of a stream, and how many, that a frame brings.
+pub(super) type Claimed = (u64, usize);
+
 /// What is known of a message by its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Known {
@@ -514,10 +517,12 @@ impl Peer {
         }
     }
 
-    /// Half of the inbox is free: worth a word to a peer whose messages were turned away.
+    /// Half of the inbox is free, or whatever is in it waits for the next message: worth a word to a peer whose messages were turned
+    /// away.
     fn has_room_again(&self, limits: &SessionLimits) -> bool {
         let (messages, bytes) = self.load_in();
-        messages <= limits.inbox_messages / 2 && bytes <= limits.inbox_bytes / 2
+        let half = messages <= limits.inbox_messages / 2 && bytes <= limits.inbox_bytes / 2;
+        half || self.inbox_is_empty()
     }
 
     /// Messages and bytes of this peer that wait for an earlier one or for the application.
@@ -525,6 +530,17 @@ impl Peer {
         let [(a, b), (c, d)] = [self.inbound[0].load(), self.inbound[1].load()];
         let (e, f) = self.former_inbox;
         (a + c + e, b + d + f)
+    }
+
+    /// The same with a frame's messages, and with the room that is kept for what is missing between them. What comes of another
+    /// epoch than the present one finds only what that leaves behind.
+    pub(super) fn load_with(&self, claimed: [Claimed; 2], in_epoch: bool) -> (usize, usize) {
+        let (messages, bytes) = self.load_in();
+        if !in_epoch {
+            return (messages + claimed[0].1 + claimed[1].1, bytes);
+        }
+        let span = |at: usize| self.inbound[at].span(claimed[at].0, claimed[at].1);
+        (span(0) + span(1) + self.former_inbox.0, bytes)
     }
 
     /// Nothing of this peer waits for the application.

@@ -702,6 +702,30 @@ fn what_had_no_room_comes_as_soon_as_there_is_room() {
     }
 }
 
+/// The first messages are lost, and what comes after them waits for them. They must find room, all at once, however full the inbox is.
+#[test]
+fn what_is_missing_finds_room_beside_what_waits_for_it() {
+    for inbox_bytes in [8 << 20, 1_000] {
+        let mut wire = Wire::of(&["ann"]);
+        wire.start("bob", 1, |config| {
+            config.limits.inbox_messages = 16;
+            config.limits.inbox_bytes = inbox_bytes;
+        });
+        wire.link("ann", "bob");
+        wire.loses = Box::new(|from, _, _| from == "ann");
+        (0..12).for_each(|n| _ = wire.send("ann", draft("bob", n)));
+        (100..107).for_each(|n| _ = wire.send("ann", draft("*", n)));
+        wire.pass(MS(1));
+        wire.loses = Box::new(|_, _, _| false);
+        (12..16).for_each(|n| _ = wire.send("ann", draft("bob", n)));
+        (107..119).for_each(|n| _ = wire.send("ann", draft("*", n)));
+        wire.pass(SECS(2));
+        let mut got = wire.node("bob").got.clone();
+        got.sort_unstable();
+        assert_eq!(got, (0..16).chain(100..119).collect::<Vec<_>>(), "{inbox_bytes}");
+    }
+}
+
 /// The same where what fills the inbox came from the sender's former run.
 #[test]
 fn messages_of_a_former_run_make_room_for_the_present_one() {

@@ -15,7 +15,7 @@ use crate::{
         Outcome, SessionEvent, SessionLimits,
         control::{self, Control, Hello, Reliable},
         inbox::{InboxItem, Origin},
-        peer::{Known, Peer},
+        peer::{Claimed, Known, Peer},
     },
 };
 
@@ -442,8 +442,8 @@ fn hello_of(message: &SignedMessage) -> Option<Hello> {
 struct SessionHost<'a> {
     peers: &'a BTreeMap<AgentId, Peer>,
     limits: &'a SessionLimits,
-    /// Messages of this frame that were given room before.
-    claimed: std::cell::Cell<usize>,
+    /// What of this frame was given room before.
+    claimed: std::cell::Cell<[Claimed; 2]>,
 }
 
 impl Host for SessionHost<'_> {
@@ -454,10 +454,17 @@ impl Host for SessionHost<'_> {
         let Some(peer) = self.peers.get(&header.source) else {
             return true;
         };
-        let (messages, bytes) = peer.load_in();
-        let claimed = self.claimed.replace(self.claimed.get() + 1);
-        let fits = messages + claimed < self.limits.inbox_messages && bytes < self.limits.inbox_bytes;
-        fits || (peer.inbound_ref(which).is_next(header.sequence) && peer.inbox_is_empty())
+        // What is missing below a message that was accepted has its room, or those that wait for it could keep it out.
+        let mut claimed = self.claimed.get();
+        let of_stream = &mut claimed[which as usize];
+        *of_stream = (of_stream.0.max(header.sequence), of_stream.1 + 1);
+        let in_epoch = peer.epoch == Some(header.epoch);
+        let (messages, bytes) = peer.load_with(claimed, in_epoch);
+        let fits = messages <= self.limits.inbox_messages && bytes < self.limits.inbox_bytes;
+        if fits {
+            self.claimed.set(claimed);
+        }
+        fits || (in_epoch && peer.inbound_ref(which).is_next(header.sequence) && peer.inbox_is_empty())
     }
 
     fn proves_liveness(&self, message: &SignedMessage) -> bool {
