@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 /// Errors alone; and not those of the `webrtc` crate, which takes every datagram that cannot be sent for one. To ICE, which tries
-/// each path, they are nothing special.
-const QUIET: &str = "error,webrtc=off";
+/// each path, they are nothing special. The listeners of `rustdds` leave the multicast group by another interface than they joined it
+/// by, which fails each time, and is nothing either: the socket is closed.
+const QUIET: &str = "error,webrtc=off,rustdds::network::udp_listener=off";
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();

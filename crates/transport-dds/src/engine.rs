@@ -169,7 +169,15 @@ impl Engine {
 
     /// Ends everything, and waits until the library's threads have ended.
     pub(crate) async fn close(self) {
-        let Self { mut participant, .. } = self;
+        let Self {
+            presence,
+            broadcast,
+            record,
+            mut participant,
+            ..
+        } = self;
+        // Before the participant, or the library calls it an error.
+        drop((presence, broadcast, record));
         let (ended, wait) = oneshot::channel();
         let thread = participant.end(Some(ended));
         let _ = wait.await;
