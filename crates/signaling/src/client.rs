@@ -16,7 +16,7 @@ use ifmsg::{AgentId, Identity};
 use rand_core::CryptoRng;
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
@@ -303,6 +303,7 @@ pub struct SendError {
 #[derive(Debug, Clone)]
 pub struct SignalSender {
     queue: mpsc::Sender<Queued>,
+    doubt: Arc<Notify>,
 }
 
 impl SignalSender {
@@ -322,6 +323,13 @@ impl SignalSender {
             }
             Err(_) => Err(SendError { signal }),
         }
+    }
+
+    /// Asks the server at once whether it is still there: if nothing comes from it for 2 s, the connection counts as lost, and the
+    /// next one is made. For whoever has lost another way into the network: after a change of address a connection is dead, and TCP
+    /// tells nobody.
+    pub fn doubt(&self) {
+        self.doubt.notify_one();
     }
 }
 
@@ -374,6 +382,7 @@ impl Client {
         let (relay, relayed) = mpsc::channel(QUEUE_RELAYED);
         let (events_in, events) = mpsc::channel(config.limits.queue_events.max(1));
         let (closing, close) = watch::channel(false);
+        let doubt = Arc::new(Notify::new());
         let (ice, ice_servers) = watch::channel(IceServers::default());
         let shared = Arc::new(Shared::default());
         let driver = Driver {
@@ -385,12 +394,13 @@ impl Client {
             relayed,
             alternatives: VecDeque::new(),
             closing: close,
+            doubt: Arc::clone(&doubt),
             ice,
             shared: Arc::clone(&shared),
         };
         Ok(Self {
             events,
-            sender: SignalSender { queue },
+            sender: SignalSender { queue, doubt },
             relay: RelaySender { queue: relay },
             closing,
             ice: ice_servers,
@@ -461,6 +471,8 @@ impl fmt::Debug for Client {
 }
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a server that is doubted has for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Relayed frames between their scheduler and the socket, and how many of them are written before they are flushed.
 const QUEUE_RELAYED: usize = 8;
 /// Of the urls that a server names when it goes away, so many are tried.
@@ -514,6 +526,7 @@ struct Driver {
     /// Where the last server said to go. Each is tried once, before the configured ones.
     alternatives: VecDeque<String>,
     closing: watch::Receiver<bool>,
+    doubt: Arc<Notify>,
     ice: watch::Sender<IceServers>,
     shared: Arc<Shared>,
     /// What each url refused for good.
@@ -661,6 +674,7 @@ impl Driver {
         let mut pending = Some(event);
         let mut returning = self.returning(better);
         let mut heard = Instant::now();
+        let mut answer_by = None;
         let mut ping = interval_at(heard + limits.ping_interval, limits.ping_interval);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ice = self.ice.subscribe();
@@ -688,12 +702,14 @@ impl Driver {
                         }
                         // The time in which nothing was read is not the server's.
                         heard = Instant::now();
+                        answer_by = answer_by.map(|_| heard + ANSWER_TIMEOUT);
                         continue;
                     }
                     Err(_) => return Outcome::Closed,
                 },
                 message = socket.next(), if pending.is_none() => {
                     heard = Instant::now();
+                    answer_by = None;
                     match message {
                         Some(Ok(message)) => {
                             match message {
@@ -731,6 +747,13 @@ impl Driver {
                 },
                 Some(frame) = self.relayed.recv() => Message::Binary(frame),
                 _ = ping.tick() => Message::Ping(Default::default()),
+                () = self.doubt.notified() => {
+                    answer_by = answer_by.or(Some(Instant::now() + ANSWER_TIMEOUT));
+                    Message::Ping(Default::default())
+                }
+                () = sleep_until(answer_by.unwrap_or(heard)), if answer_by.is_some() && pending.is_none() => {
+                    return Outcome::Lost(DisconnectReason::Idle);
+                }
                 _ = ice.changed() => {
                     refresh = refresh_at(&mut ice);
                     continue;

@@ -384,6 +384,33 @@ async fn a_server_that_goes_silent_is_left() {
     ));
 }
 
+/// Fails if a client that has reason to doubt its server waits as long as any other, or leaves one that answers.
+#[tokio::test]
+async fn a_server_that_is_doubted_must_answer_soon() {
+    let stage = Stage::new().await;
+    let mut a = Client::connect(stage.config(), random()).unwrap();
+    let _silent = stage.accept_and_register().await;
+    registered(&mut a).await;
+    a.sender().doubt();
+    assert!(matches!(
+        event(&mut a).await,
+        Event::Disconnected {
+            reason: DisconnectReason::Idle,
+            ..
+        }
+    ));
+    let mut answering = stage.accept_and_register().await;
+    registered(&mut a).await;
+    a.sender().doubt();
+    let stays = async {
+        tokio::select! {
+            event = a.recv() => panic!("{event:?}"),
+            () = async { while answering.next().await.is_some() {} } => panic!("closed"),
+        }
+    };
+    assert!(timeout(Duration::from_secs(3), stays).await.is_err());
+}
+
 /// An owner who only sends must not lock itself up behind events that it does not take.
 #[tokio::test]
 async fn signals_go_out_while_events_wait() {
