@@ -134,6 +134,8 @@ impl Connection {
                 () = sleep_until(deadline) => {
                     if opened {
                         self.refuse("hello-missing", "the channel opened and no hello came in time");
+                    } else {
+                        self.refuse_unfinished("no channel came of it in time");
                     }
                     return None;
                 }
@@ -178,6 +180,9 @@ impl Connection {
                 PeerEvent::Frame(engine::Lane::BestEffort, _) => {}
                 PeerEvent::Closed(reason) => {
                     tracing::debug!(peer = %self.peer_id, attempt = self.attempt, ?reason, "set-up failed");
+                    if matches!(reason, CloseReason::Failed | CloseReason::Misbehaved) {
+                        self.refuse_unfinished("the connection failed before a channel opened");
+                    }
                     return None;
                 }
                 PeerEvent::State(_) | PeerEvent::GatheringDone => {}
@@ -345,6 +350,14 @@ impl Connection {
             board: &self.board,
         };
         refusals.refuse(reason, detail);
+    }
+
+    /// A set-up that the peer's own signed description began, and that led nowhere. Whether the peer or the network is at fault
+    /// nobody can tell.
+    fn refuse_unfinished(&self, detail: &str) {
+        if self.facts.get().is_some() {
+            self.refuse("handshake-unfinished", detail);
+        }
     }
 
     async fn report(&self, report: Report) {

@@ -111,6 +111,8 @@ pub(crate) struct PeerTask {
     claimed_key: Option<PublicKey>,
     reports_left: u32,
     reports_since: Option<Instant>,
+    /// Candidates that nothing came of, since a negotiation or a restart began.
+    strays: usize,
 }
 
 /// A connection that runs in a task of its own.
@@ -171,6 +173,7 @@ impl PeerTask {
             claimed_key: None,
             reports_left: REPORT_BURST,
             reports_since: None,
+            strays: 0,
         };
         presence.mark_changed();
         let mut review = interval(REVIEW);
@@ -458,22 +461,20 @@ impl PeerTask {
     async fn on_candidate(&mut self, candidate: IceCandidate) {
         let current = self.negotiation.current();
         let Some(handle) = current.and_then(|attempt| self.connections.get_mut(&attempt)) else {
-            return count(&self.common.board.counters.signals_dropped);
+            return self.on_stray();
         };
         let Some(ufrag) = &handle.remote_ufrag else {
             if handle.early.len() < MAX_CANDIDATES {
-                handle.early.push(candidate);
-            } else {
-                count(&self.common.board.counters.signals_dropped);
+                return handle.early.push(candidate);
             }
-            return;
+            return self.on_stray();
         };
         if candidate
             .username_fragment
             .as_ref()
             .is_some_and(|of| !of.is_empty() && of != ufrag)
         {
-            return count(&self.common.board.counters.signals_dropped);
+            return self.on_stray();
         }
         let candidate = Candidate {
             candidate: candidate.candidate,
@@ -483,7 +484,19 @@ impl PeerTask {
         };
         if let Err(error) = handle.peer.add_candidate(candidate).await {
             tracing::debug!(peer = %self.id, %error, "candidate refused");
-            count(&self.common.board.counters.signals_dropped);
+            self.on_stray();
+        }
+    }
+
+    /// A candidate for nothing, or of no use. A few are late; of no negotiation as many as it may have.
+    fn on_stray(&mut self) {
+        count(&self.common.board.counters.signals_dropped);
+        self.strays += 1;
+        if self.strays > MAX_CANDIDATES {
+            self.refuse(
+                "too-many-candidates",
+                "candidates that no negotiation takes go on coming",
+            );
         }
     }
 
@@ -592,6 +605,7 @@ impl PeerTask {
         // The peer's candidates are of the former path until its answer comes.
         handle.remote_ufrag = None;
         handle.early.clear();
+        self.strays = 0;
         let (peer, session) = (Arc::clone(&handle.peer), handle.session);
         let description = match peer.restart(&self.common.engine()).await {
             Ok(description) => description,
@@ -633,6 +647,7 @@ impl PeerTask {
         let ufrag = ifmesh_signaling::sdp_identity(&sdp).map(|(_, ufrag)| ufrag.to_owned());
         handle.remote_ufrag = ufrag.ok();
         let peer = Arc::clone(&handle.peer);
+        self.strays = 0;
         let description = match peer.follow_restart(&self.common.engine(), &sdp).await {
             Ok(description) => description,
             Err(error) => return self.refuse("description-refused", &error.to_string()),
@@ -733,6 +748,7 @@ impl PeerTask {
         remote_ufrag: Option<String>,
         setup: OwnedSemaphorePermit,
     ) {
+        self.strays = 0;
         let peer = Arc::new(peer);
         let facts = Arc::new(facts.map_or_else(OnceLock::new, OnceLock::from));
         let (orders, ordered) = watch::channel(Order::Connect);
