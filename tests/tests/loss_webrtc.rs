@@ -1,6 +1,6 @@
 //! Two real agents over WebRTC, on a network that loses 1, 5 and 20 per cent of all packets each way, on a narrow one whose queue
 //! makes every packet wait for another time, on one where packets take 20 ms and up to 15 ms more or less and so overtake each
-//! other, and on one that is dead for three seconds.
+//! other, on one that is dead for three seconds, and on one on which one of the two gets another address.
 //!
 //! Falsified by a reliable message that does not arrive, arrives twice or out of order, or is not acknowledged.
 #![cfg(target_os = "linux")]
@@ -10,7 +10,7 @@
     reason = "a test ends where something is wrong"
 )]
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use ifmesh_testnet::{Cut, Host};
 use ifmesh_tests::{
@@ -67,7 +67,7 @@ fn everything_arrives_once_when_the_network_is_dead_for_three_seconds() {
     exchange(
         300,
         |_| {},
-        |host, elapsed| {
+        |[host, _], elapsed| {
             if (Duration::from_millis(500)..Duration::from_millis(3_500)).contains(&elapsed) {
                 host.cut(Cut::All).unwrap();
             } else {
@@ -77,8 +77,27 @@ fn everything_arrives_once_when_the_network_is_dead_for_three_seconds() {
     );
 }
 
-/// Spoils the network once the link is up; `meanwhile` is called all the time with the time since then.
-fn exchange(messages: usize, spoil: impl FnOnce(&Host), meanwhile: impl Fn(&Host, Duration)) {
+#[test]
+fn everything_arrives_once_when_the_address_changes_of_who_answers() {
+    let moved = Cell::new(false);
+    exchange(300, |_| {}, |[host, _], elapsed| readdress(host, elapsed, &moved));
+}
+
+#[test]
+fn everything_arrives_once_when_the_address_changes_of_who_offers() {
+    let moved = Cell::new(false);
+    exchange(300, |_| {}, |[_, host], elapsed| readdress(host, elapsed, &moved));
+}
+
+/// Once, after half a second. The agent's connections die with the address, to its peer and to the signaling server.
+fn readdress(host: &Host, elapsed: Duration, moved: &Cell<bool>) {
+    if elapsed > Duration::from_millis(500) && !moved.replace(true) {
+        host.readdress("eth0", "203.0.113.21/24").unwrap();
+    }
+}
+
+/// Spoils the network once the link is up; `meanwhile` is called all the time, with the time since then.
+fn exchange(messages: usize, spoil: impl FnOnce(&Host), meanwhile: impl Fn(&[Host; 2], Duration)) {
     let internet = Internet::new(&["one", "other"]);
     let _signaling = internet.signaling();
     let hosts = [internet.public("one", 11), internet.public("other", 12)];
@@ -102,7 +121,7 @@ fn exchange(messages: usize, spoil: impl FnOnce(&Host), meanwhile: impl Fn(&Host
                 other.send(LENGTH);
             }
         }
-        meanwhile(&hosts[0], started.elapsed());
+        meanwhile(&hosts, started.elapsed());
         one.listen(Duration::from_millis(10));
         other.listen(Duration::from_millis(10));
         let progress = (one.progress(), other.progress());

@@ -14,8 +14,9 @@
 //!    long as the signaling server says that the peer is there.
 //! 6. What the *server* says about a peer (present, epoch) starts attempts and ends nothing but an unanswered offer.
 //! 7. When a link falls **silent**, the agent with the larger id, and only that one, restarts its ICE: an offer with the
-//!    link's own session. What is on its way over the link is kept. If nothing comes of it, the link ends by its own clocks,
-//!    and rule 5 follows.
+//!    link's own session. What is on its way over the link is kept. When the server tells anew that the peer is there, it does so
+//!    once more: the first offer may have gone astray. If nothing comes of it, the link ends by its own clocks, and rule 5
+//!    follows.
 //! 8. **On demand** an attempt is made only for somebody who wants to send, by either side and at once. Offers are answered
 //!    as ever.
 
@@ -275,25 +276,26 @@ impl Negotiation {
             self.offer_at = Some(now + self.wait(dice));
             self.on_tick(now, actions);
         }
-        self.restart(now, actions);
+        // An offer to restart may have gone to a socket that was dead already.
+        self.restart(true, now, actions);
     }
 
     fn on_silent(&mut self, attempt: Attempt, now: Instant, actions: &mut Vec<Action>) {
         if let Some(link) = self.link_of(attempt) {
             link.silent = true;
-            self.restart(now, actions);
+            self.restart(false, now, actions);
         }
     }
 
-    /// Rule 7.
-    fn restart(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    /// Rule 7; `again`, even if an answer is waited for.
+    fn restart(&mut self, again: bool, now: Instant, actions: &mut Vec<Action>) {
         if !self.first || !self.present || self.pending.is_some() {
             return;
         }
         if let Some(link) = &mut self.link
             && link.silent
             && !link.replaced
-            && !link.restarting
+            && (again || !link.restarting)
             && self.ours.take(now)
         {
             link.restarting = true;

@@ -311,7 +311,11 @@ impl PeerTask {
                     }
                 }
             }
-            Report::Silent => self.put_in(Input::Silent { attempt }).await,
+            Report::Silent => {
+                // What is wrong with the link may be wrong with the way to the server.
+                self.common.signals.doubt();
+                self.put_in(Input::Silent { attempt }).await;
+            }
             Report::Heard => self.put_in(Input::Heard { attempt }).await,
             Report::Ended => {
                 self.connections.remove(&attempt);

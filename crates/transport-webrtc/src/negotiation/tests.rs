@@ -275,6 +275,19 @@ fn the_larger_id_restarts_a_silent_link_once() {
     assert_eq!(side.put(offer(2)), [Action::Refuse(RefusedOffer::OutOfTurn)]);
 }
 
+/// Fails if an offer to restart that went to a peer's dead socket is its last.
+#[test]
+fn a_silent_link_is_restarted_once_more_when_the_peer_registers_anew() {
+    let mut side = Side::larger().linked();
+    let restart = [Action::Restart { attempt: 1 }];
+    assert_eq!(side.put(Input::Silent { attempt: 1 }), restart);
+    assert_eq!(side.put(Input::Present { epoch: Some(1) }), restart);
+    assert_eq!(side.negotiation.restarting(), Some(1));
+    assert_eq!(side.put(Input::Restarted { attempt: 1 }), []);
+    assert_eq!(side.put(Input::Heard { attempt: 1 }), []);
+    assert_eq!(side.put(Input::Present { epoch: Some(1) }), []);
+}
+
 /// Fails if a link is restarted behind the back of a server that is not there, or not at all once it is.
 #[test]
 fn a_link_that_falls_silent_without_a_server_is_restarted_when_it_is_back() {
