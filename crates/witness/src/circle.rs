@@ -766,7 +766,7 @@ pub fn prove_growth(dir: &Path, from: u64, to: u64) -> Result<Option<Vec<Hash>>,
         let mut line = Vec::new();
         loop {
             if frontier.size() == to {
-                return Ok(growth.map(|growth| growth.proof()));
+                return Ok(growth.map(|growth| growth.proof(&frontier)));
             }
             line.clear();
             file.by_ref()
@@ -777,16 +777,17 @@ pub fn prove_growth(dir: &Path, from: u64, to: u64) -> Result<Option<Vec<Hash>>,
                 break;
             }
             let leaf = Hash::of_leaf(&line);
-            frontier.push(leaf);
             match &mut growth {
-                Some(growth) => growth.push(leaf),
-                None if frontier.size() == from => growth = Some(Growth::since(frontier.clone())),
-                None => {}
+                Some(growth) => growth.push(&mut frontier, leaf),
+                None => frontier.push(leaf),
+            }
+            if frontier.size() == from {
+                growth = Some(Growth::since(frontier.clone()));
             }
         }
     }
     let whole = frontier.size() == to;
-    Ok(growth.filter(|_| whole).map(|growth| growth.proof()))
+    Ok(growth.filter(|_| whole).map(|growth| growth.proof(&frontier)))
 }
 
 /// A checkpoint of a log with the peers that signed it.

@@ -268,9 +268,9 @@ impl Log {
         let leaf = Hash::of_leaf(&self.lines.queue[start..]);
         self.lines.queue.push(b'\n');
         self.segment_len += (self.lines.queue.len() - start) as u64;
-        self.frontier.push(leaf);
-        if let Some(growth) = &mut self.growth {
-            growth.push(leaf);
+        match &mut self.growth {
+            Some(growth) => growth.push(&mut self.frontier, leaf),
+            None => self.frontier.push(leaf),
         }
         self.prev = leaf;
         if self.unsigned() >= CHECKPOINT_LINES {
@@ -393,7 +393,9 @@ impl Log {
         Some(Tip {
             checkpoint,
             grew_from,
-            proof: growth.map(|growth| growth.proof()).unwrap_or_default(),
+            proof: growth
+                .map(|growth| growth.proof(&self.frontier))
+                .unwrap_or_default(),
         })
     }
 

@@ -66,11 +66,18 @@ pub struct Frontier {
 impl Frontier {
     /// Adds a leaf. One node is hashed on average.
     pub fn push(&mut self, leaf: Hash) {
+        self.push_noting(leaf, |_, _| {});
+    }
+
+    /// As [`push`](Self::push); `note` is told of each subtree that this leaf completes, itself first, with its level.
+    fn push_noting(&mut self, leaf: Hash, mut note: impl FnMut(u32, Hash)) {
         let mut subtree = leaf;
+        note(0, subtree);
         // Two subtrees of one size become one, as in a binary counter that is incremented.
-        for _ in 0..self.size.trailing_ones() {
+        for level in 1..=self.size.trailing_ones() {
             if let Some(left) = self.subtrees.pop() {
                 subtree = Hash::of_node(&left, &subtree);
+                note(level, subtree);
             }
         }
         self.subtrees.push(subtree);
@@ -84,27 +91,34 @@ impl Frontier {
 
     /// The Merkle tree hash of all leaves so far.
     pub fn root(&self) -> Hash {
-        let mut subtrees = self.subtrees.iter().rev();
-        let Some(&smallest) = subtrees.next() else {
-            // > MTH({}) = HASH()
-            return Hash(Sha256::digest([]).into());
-        };
-        subtrees.fold(smallest, |right, left| Hash::of_node(left, &right))
+        // > MTH({}) = HASH()
+        join(&self.subtrees).unwrap_or_else(|| Hash(Sha256::digest([]).into()))
     }
+}
+
+/// The root over subtrees that stand side by side, the largest first.
+fn join(subtrees: &[Hash]) -> Option<Hash> {
+    let (&smallest, larger) = subtrees.split_last()?;
+    let root = larger
+        .iter()
+        .rev()
+        .fold(smallest, |right, left| Hash::of_node(left, &right));
+    Some(root)
 }
 
 /// Makes the consistency proof between the tree as it was and the tree as it grows, a leaf at a time: no leaf is kept.
 ///
 /// The proof of RFC 9162, section 2.1.4.1, goes up from the last perfect subtree of the old tree. Where that is a right child, its
 /// sibling is another subtree of the old tree; where it is a left child, its sibling is a subtree of new leaves alone. The
-/// latter stand one after the other, so each is the root of the next stretch of new leaves.
+/// latter stand one after the other, so each is the root of the next stretch of new leaves; and they are subtrees of the grown tree
+/// too, which hashes them anyway.
 #[derive(Debug, Clone)]
 pub struct Growth {
     old: Frontier,
     /// Roots of the stretches that are full, the lowest level first.
     full: Vec<Hash>,
-    /// The stretch that is being filled, and its level.
-    stretch: Frontier,
+    /// How many leaves stand before the stretch that is being filled, and its level.
+    start: u64,
     level: u32,
 }
 
@@ -112,22 +126,24 @@ impl Growth {
     /// From this tree on.
     pub fn since(old: Frontier) -> Self {
         Self {
+            start: old.size,
             level: old.size.trailing_zeros(),
             old,
             full: Vec::new(),
-            stretch: Frontier::default(),
         }
     }
 
-    /// A leaf was added.
-    pub fn push(&mut self, leaf: Hash) {
-        if self.old.size == 0 {
-            return;
-        }
-        self.stretch.push(leaf);
-        if self.stretch.size.checked_shr(self.level) == Some(1) {
-            self.full.push(self.stretch.root());
-            self.stretch = Frontier::default();
+    /// Adds a leaf to `tree`: the one that this began with, and to which every leaf since was added here. Hashes nothing that
+    /// [`Frontier::push`] does not.
+    pub fn push(&mut self, tree: &mut Frontier, leaf: Hash) {
+        let size = tree.size + 1;
+        tree.push_noting(leaf, |level, subtree| {
+            let fills = self.old.size > 0 && level == self.level && size - self.start == 1 << level;
+            if !fills {
+                return;
+            }
+            self.full.push(subtree);
+            self.start = size;
             // The next level at which the old tree's edge is a left child.
             self.level += 1;
             while self
@@ -138,7 +154,7 @@ impl Growth {
             {
                 self.level += 1;
             }
-        }
+        });
     }
 
     /// How many leaves the old tree has.
@@ -146,10 +162,10 @@ impl Growth {
         self.old.size
     }
 
-    /// The proof that the tree as it is now begins with the old one.
-    pub fn proof(&self) -> Vec<Hash> {
+    /// The proof that `tree`, as it is now, begins with the old one.
+    pub fn proof(&self, tree: &Frontier) -> Vec<Hash> {
         let old = &self.old;
-        if old.size == 0 || (self.full.is_empty() && self.stretch.size == 0) {
+        if old.size == 0 || tree.size <= old.size {
             return Vec::new();
         }
         let mut path = Vec::new();
@@ -158,7 +174,9 @@ impl Growth {
         if old.subtrees.len() > 1 {
             path.extend(last);
         }
-        let partial = (self.stretch.size > 0).then(|| self.stretch.root());
+        // The leaves of the last stretch are those of the tree's smallest subtrees: one for each bit of their number.
+        let smallest = (tree.size - self.start).count_ones() as usize;
+        let partial = join(&tree.subtrees[tree.subtrees.len().saturating_sub(smallest)..]);
         let mut right = self.full.iter().copied().chain(partial);
         let lowest = old.size.trailing_zeros();
         path.extend(right.next());
