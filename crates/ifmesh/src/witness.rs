@@ -213,9 +213,17 @@ impl Witness {
 
     /// Hands the events of this step to the log; under `Required`, waits until it has room for them.
     async fn hand_over(&self) -> Result<(), NotRecorded> {
-        let mut entries = std::mem::take(&mut *lock(&self.waiting));
+        let mut entries = {
+            let mut waiting = lock(&self.waiting);
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            // The next step brings about as many, and need not grow to it by copies.
+            let next = Vec::with_capacity(waiting.len());
+            std::mem::replace(&mut *waiting, next)
+        };
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        while !entries.is_empty() {
+        loop {
             let (refused, back) = match self.log.offer(entries) {
                 // Here and now: cheaper than to wake the writer, and it is written before anything goes on.
                 Ok(()) => {

@@ -525,7 +525,12 @@ impl Machine {
     }
 
     pub(super) fn events(&mut self) -> Vec<SessionEvent> {
-        std::mem::take(&mut self.events)
+        if self.events.is_empty() {
+            return Vec::new();
+        }
+        // The next step tells about as much, and need not grow to it by copies.
+        let next = Vec::with_capacity(self.events.len());
+        std::mem::replace(&mut self.events, next)
     }
 
     /// What the transport is to be told.

@@ -559,7 +559,10 @@ impl Driver {
         if let Some(observer) = &self.observer
             && !events.is_empty()
         {
-            events.iter().for_each(|event| observer.on_event(event));
+            // Gone before the application gets the messages they hold, which then has them alone.
+            for event in events {
+                observer.on_event(&event);
+            }
             may_go_on = self.settle().await;
         }
         let (peers, progress, much) = {
