@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const ROOM_AGAIN: Duration = Duration::from_millis(1);
 
 /// Refusals that are recorded in one second; the rest of that second is counted. So nobody fills a disk, or keeps it busy, with
-/// messages that are refused.
+/// messages that are refused. Equivocations whose proof is kept, which are few, are recorded beyond that.
 const REFUSALS_PER_SECOND: u32 = 1_000;
 
 /// Refusals that are on disk before anything goes on, in one second; the rest of that second is durable within 100 ms, as traffic
@@ -328,8 +328,16 @@ impl Witness {
             }
             _ => Event::IfmessageRejected,
         };
+        let first = rejected.proof.as_ref().and_then(|proof| proof.first.as_ref());
+        let kept = rejected.proof.as_ref().zip(first).and_then(|(proof, first)| {
+            let mut kept = lock(&self.equivocations);
+            kept.keep(first.as_signed(), &proof.second)
+        });
         let urgent = event != Event::IfmessageRejected || *reason == Rejection::BadSignature;
-        if !self.admit_refusal(urgent) {
+        if kept.is_some() {
+            // Proofs have their own, smaller bound: no flood of other refusals keeps one off the record.
+            self.urgent.store(true, Ordering::Relaxed);
+        } else if !self.admit_refusal(urgent) {
             return;
         }
         let mut entry = of_message(event, header, rejected.digest, &header.source)
@@ -337,15 +345,12 @@ impl Witness {
             .with("reason", reason.name())
             .with("key_id", rejected.key.to_hex())
             .with("authentic", u32::from(rejected.authentic));
-        if let Some(proof) = &rejected.proof
-            && let Some(first) = &proof.first
-        {
+        if let Some(first) = first {
             entry = entry.with("first_digest", first.digest().to_hex());
-            let kept = lock(&self.equivocations).keep(first.as_signed(), &proof.second);
-            if let Some((path, content)) = kept {
-                entry = entry.with("proof", &*path.file_name().unwrap_or_default().to_string_lossy());
-                lock(&self.proofs).push((path, content));
-            }
+        }
+        if let Some((path, content)) = kept {
+            entry = entry.with("proof", &*path.file_name().unwrap_or_default().to_string_lossy());
+            lock(&self.proofs).push((path, content));
         }
         self.push(entry);
     }

@@ -18,14 +18,16 @@ use std::{
 use async_trait::async_trait;
 use common::{code, run, stdout};
 use ifmesh::{
-    Agent, AgentId, Backend, BackendContext, BackendError, Backends, Config, Performative, Timestamp,
+    Agent, AgentId, Backend, BackendContext, BackendError, Backends, Config, Observer, Performative,
+    SessionEvent, Timestamp, Witness, WitnessConfig, WitnessPolicy,
     setup::{self, Roads, Swarm},
 };
-use ifmesh_transport::{IfTransport, Session, SessionConfig, SystemClock};
+use ifmesh_transport::{Clock, IfTransport, Session, SessionConfig, SystemClock};
 use ifmesh_transport_mem::Mesh;
 use ifmesh_witness::{
     Entry, Event, Log, NotProved, Settings, Verdict, check_equivocation, equivocations, evidence, held_notes,
 };
+use ifmsg::canonical::Limits;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -389,4 +391,85 @@ async fn two_messages_under_one_number_are_kept_and_prove_it_to_anybody() {
     assert_eq!(code(&output), 1, "{}", stdout(&output));
     let expected = "PROOF against ann: it signed two different messages under one number";
     assert!(stdout(&output).contains(expected), "{}", stdout(&output));
+}
+
+/// Room for everything.
+struct Open;
+
+impl ifmsg::Host for Open {
+    fn has_room(&self, _: &ifmsg::Header) -> bool {
+        true
+    }
+    fn proves_liveness(&self, _: &ifmsg::SignedMessage) -> bool {
+        false
+    }
+}
+
+/// All that happens, happens in one second.
+#[derive(Debug)]
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_millis(1_795_356_600_000)
+    }
+}
+
+#[tokio::test]
+async fn no_flood_of_refusals_keeps_an_equivocation_off_the_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let [ann, bob] = ["ann", "bob"].map(|name| AgentId::new(name).unwrap());
+    let identity = ifmsg::Identity::from_seed(&[1; 32]);
+    let mut trust = ifmsg::TrustStore::new(ifmsg::TrustPolicy::Allowlist);
+    trust
+        .bind(ann.clone(), *identity.public_key(), ifmsg::Permissions::ALL)
+        .unwrap();
+    let wanted = WitnessConfig::new(folder.path(), WitnessPolicy::Required);
+    let own = ifmsg::Identity::from_seed(&[2; 32]);
+    let (witness, _) = Witness::open(&wanted, &bob, &own, "mem", Arc::new(Still))
+        .await
+        .unwrap();
+    let witness = Arc::new(witness);
+    for _ in 0..2_000 {
+        witness.on_event(&SessionEvent::Malformed {
+            link: ann.clone(),
+            error: ifmsg::DecodeError::Unsigned,
+        });
+    }
+    let now = ifmsg::Now {
+        wall: Still.now(),
+        elapsed: Duration::ZERO,
+    };
+    let mut gate = ifmsg::Admission::new(bob.clone(), trust, ifmsg::DEFAULT_MAX_AGE);
+    for text in ["yes", "no"] {
+        let stamp = ifmsg::Stamp {
+            id: text.try_into().unwrap(),
+            source: ann.clone(),
+            timestamp: now.wall,
+            epoch: 1,
+            sequence: 1,
+        };
+        let message =
+            ifmsg::Draft::new(bob.clone().into(), json!({ "text": text })).stamp(stamp, &Limits::default());
+        let signed = ifmsg::SignedMessage::sign(&identity, message.unwrap());
+        let flight = ifmsg::decode(&signed.to_json().into(), &Limits::default()).unwrap();
+        for admitted in gate.admit(&flight, now, &Open) {
+            if let ifmsg::Admitted::Rejected(rejected) = admitted {
+                let rejected = Box::new(rejected);
+                witness.on_event(&SessionEvent::Rejected { rejected });
+            }
+        }
+    }
+    witness.settle().await.unwrap();
+    witness.close().await.unwrap();
+    let keys = ifmesh_witness::LogKeys::new(bob, *own.public_key());
+    let (mut refusals, mut told) = (0, Vec::new());
+    ifmesh_witness::read(folder.path(), &keys, |record| match record.event {
+        Event::IfmessageRejected => refusals += 1,
+        Event::Equivocation => told.push(record.metadata.contains_key("proof")),
+        _ => {}
+    })
+    .unwrap();
+    assert_eq!((refusals, told), (1_000, vec![true]));
+    assert_eq!(equivocations(folder.path()).len(), 1);
 }
