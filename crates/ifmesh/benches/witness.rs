@@ -6,11 +6,12 @@
 //!
 //! Over WebRTC on loopback, and over the in-memory mesh, which costs next to nothing.
 //!
-//! Measured with `cargo bench -p ifmesh --bench witness` on two cores, which hold both agents, both logs and the network: over
-//! WebRTC 83,502 messages a second without logs and 71,227 with, a ratio of 0.84 (quartiles 0.81 and 0.90); over the mesh 93,865
-//! and 69,035, 0.78 (0.74 to 0.84; in other runs up to 0.95). A message costs 18 us of processor time over WebRTC, and its three
-//! records 4 us, of which SHA-256 over lines and tree is the largest part, and writing 1.3 KB the next. To leave the writing to the
-//! log's own thread was measured to be slower.
+//! Measured with `cargo bench -p ifmesh --bench witness` on two cores, which hold both agents, both logs and the network, and another
+//! program that took most of one of them: over WebRTC 94,341 messages a second without logs and 73,100 with, a ratio of 0.77
+//! (quartiles 0.72 and 0.86); over the mesh 132,033 and 94,190, 0.70 (0.65 to 0.75). Short of the 0.9 that it should be. A message
+//! costs 17.2 us of processor time over WebRTC, and its three records 4.2 us: SHA-256 over 1.3 KB of lines and the tree's nodes,
+//! allocations, copies to the page cache and their way to the disk. Lines go to the operating system some tens of KiB at a time, so
+//! larger writes would save nothing. To leave the writing to the log's own thread was measured to be slower.
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
