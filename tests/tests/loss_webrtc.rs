@@ -90,6 +90,10 @@ fn everything_arrives_once_when_the_address_changes_of_who_offers() {
 }
 
 /// Once, after half a second. The agent's connections die with the address, to its peer and to the signaling server.
+///
+/// Measured on two busy cores, from the change until everything was acknowledged: 4.9 to 5.9 s by the same link in six runs (2.5 s
+/// until the link is called silent, 2 s until the server's socket is called dead); 33 s and a new link when the server's socket
+/// was not doubted.
 fn readdress(host: &Host, elapsed: Duration, moved: &Cell<bool>) {
     if elapsed > Duration::from_millis(500) && !moved.replace(true) {
         host.readdress("eth0", "203.0.113.21/24").unwrap();
