@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p ifmesh-transport-webrtc --bench idle`. Goals: 512 KiB for each peer, 1 % of a core. One agent is linked with
 //! all the others, and both ends share this process, so what is measured is halved. Fails above the goals.
+//! Measured on two cores, in four runs: 346 to 359 KiB each, which is within the goal, and 1.2 to 1.6 % of a core, which is not;
+//! the engine alone takes 0.075 % for each peer (`--bench setup`).
 
 use std::{sync::Arc, time::Duration};
 

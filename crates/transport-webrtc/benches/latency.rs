@@ -2,7 +2,8 @@
 //! one run on loopback.
 //!
 //! `cargo bench -p ifmesh-transport-webrtc --bench latency`. Fails if the 99th percentile grows more than fivefold. Both agents
-//! and the signaling server share one process; absolute figures move with the load.
+//! and the signaling server share one process; absolute figures move with the load. Measured on two cores, one of them busy with
+//! something else, in five rounds: 2.4 to 5.3 times as long, 2.5 in the median.
 
 use std::{sync::Arc, time::Duration};
 

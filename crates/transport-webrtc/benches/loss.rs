@@ -3,7 +3,8 @@
 //!
 //! Measured on two cores, 99th percentile and longest, the same day: without the clock that `probing.rs` puts forward and with
 //! probes for half a second only, 1 %: 10.9 ms and 1.0 s, 5 %: 935 ms and 9.0 s; with both, 1 %: 7.7 ms and 0.15 s, 5 %: 26 ms and
-//! 0.44 s. At 20 %: 5.0 s and 17 s without, 0.41 to 1.7 s and 1.6 to 3.7 s with.
+//! 0.44 s. At 20 %: 5.0 s and 17 s without, 0.41 to 1.7 s and 1.6 to 3.7 s with. Another day, one core busy with something else:
+//! 1 %: 9.1 ms and 0.17 s, 5 %: 23 ms and 0.39 s, 20 %: 0.42 s and 1.1 s.
 //!
 //! `cargo bench -p ifmesh-transport-webrtc --bench loss`. Fails if the 99th percentile is above 20 ms. Losses are injected where
 //! datagrams leave, the same ones for the same seed, as far as the timing is the same.
