@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     board::{Accepted, Board, CUT_ABOVE, Outbound, count},
     config::{MAX_FRAME, MAX_MESSAGE, WebRtcLimits},
-    engine::{self, CloseReason, Peer, PeerEvent},
+    engine::{self, Beat, CloseReason, Peer, PeerEvent},
     hello::{self, Facts},
     negotiation::Attempt,
     notices::Notices,
@@ -96,6 +96,8 @@ pub(crate) struct Connection {
     pub(crate) events: Events,
     pub(crate) board: Arc<Board>,
     pub(crate) notices: Notices,
+    /// When the path is looked at.
+    pub(crate) beat: Beat,
 }
 
 /// A connection that is set up and proven.
@@ -274,7 +276,7 @@ impl Connection {
                 outbound,
                 self.on_demand,
             );
-            let watch_path = watch_path(&self.peer, &self.peer_id, &self.board);
+            let watch_path = watch_path(&self.peer, &self.peer_id, &self.board, self.beat);
             let mut probe = pin!(probe(&self.peer, outbound, &self.board, &self.peer_id));
             let flushed = tokio::select! {
                 biased;
@@ -675,9 +677,9 @@ impl Candidates<'_> {
 }
 
 /// Keeps what `links` says of the path up to date, for as long as it is polled.
-async fn watch_path(peer: &Peer, peer_id: &AgentId, board: &Board) {
+async fn watch_path(peer: &Peer, peer_id: &AgentId, board: &Board, beat: Beat) {
     loop {
-        sleep(MEASURE).await;
+        sleep_until(beat.next(MEASURE)).await;
         measure(peer, peer_id, board).await;
     }
 }

@@ -22,7 +22,7 @@ use rand_core::Rng as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::{self, JoinError, JoinSet},
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -176,8 +176,9 @@ impl PeerTask {
             strays: 0,
         };
         presence.mark_changed();
-        let mut review = interval(REVIEW);
-        review.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let beat = task.common.engine.beat;
+        let mut review = interval_at(beat.next(REVIEW), REVIEW);
+        review.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             let deadline = task.negotiation.deadline();
             tokio::select! {
@@ -771,6 +772,7 @@ impl PeerTask {
             events: self.common.events.clone(),
             board: Arc::clone(&self.common.board),
             notices: self.common.notices.clone(),
+            beat: self.common.engine.beat,
         };
         let task = self.tasks.spawn(connection.run());
         self.running.insert(task.id(), attempt);

@@ -15,6 +15,7 @@
 //!
 //! What the library does wrong is worked around here, each time with the defect named beside the code.
 
+mod beat;
 mod error;
 mod pump;
 mod runtime;
@@ -39,6 +40,7 @@ use webrtc::peer_connection::{
     StatsSelector,
 };
 
+pub(crate) use beat::Beat;
 pub(crate) use error::EngineError;
 pub(crate) use sdp::{Description, Fingerprint};
 
@@ -79,8 +81,10 @@ pub(crate) struct EngineConfig {
     pub(crate) disconnected_after: Duration,
     /// *Further* silence after which it is given up. Both together also bound the time that ICE has to connect.
     pub(crate) failed_after: Duration,
-    /// Time between keepalives on an idle connection.
+    /// Time between keepalives on an idle connection, once up to half of it more or less: then all connections that have this
+    /// beat send theirs together.
     pub(crate) keepalive: Duration,
+    pub(crate) beat: Beat,
     /// Largest message we take, and send if the peer takes it; at most [`MAX_MESSAGE_SIZE`].
     pub(crate) max_message_size: u32,
     /// Bytes that a lane may have handed to SCTP and not yet acknowledged. Above it, `send` waits.
@@ -110,6 +114,7 @@ impl Default for EngineConfig {
             disconnected_after: Duration::from_millis(2_500),
             failed_after: Duration::from_millis(7_500),
             keepalive: Duration::from_millis(400),
+            beat: Beat::start(),
             // RFC 8841, section 6.1: the value that a peer assumes when none is given.
             max_message_size: 65_536,
             // On one machine 64 KiB are as fast as more. A path of 100 ms carries no more than ten times this a second.
@@ -443,6 +448,7 @@ impl Peer {
     }
 
     async fn accept(&self, answer: String) -> Result<(), EngineError> {
+        self.shared.pace.stir();
         let described = RTCSessionDescription::answer(answer).map_err(refused)?;
         self.shared
             .connection
@@ -646,6 +652,7 @@ impl Shared {
     /// From here on our candidates belong to this description, and the peer's to one that is here, or, with `waiting`, yet to
     /// come.
     fn begin_generation(&self, local: &Description, waiting: Option<Vec<Candidate>>) {
+        self.pace.stir();
         *self.local_ufrag.lock().unwrap_or_else(PoisonError::into_inner) = local.ice_ufrag.clone();
         *self.candidates() = Candidates {
             taken: 0,
@@ -666,6 +673,7 @@ impl Shared {
     }
 
     async fn use_candidate(&self, candidate: Candidate) -> Result<(), EngineError> {
+        self.pace.stir();
         if !sdp::usable_candidate(&candidate.candidate) {
             self.drops.remote_candidates.fetch_add(1, Ordering::Relaxed);
             return Ok(());
@@ -735,7 +743,7 @@ impl Setup {
             ));
         }
 
-        let pace = Pace::new();
+        let pace = Pace::new(config.keepalive, config.beat);
         let (handler, control, state, counters) = pump::handler();
         let builder = PeerConnectionBuilder::new()
             .with_configuration(configuration(config))
@@ -901,7 +909,9 @@ fn settings(config: &EngineConfig) -> Result<webrtc::peer_connection::SettingEng
         .with_ice_timeouts(
             Some(config.disconnected_after),
             Some(config.failed_after),
-            Some(config.keepalive),
+            // A keepalive is sent when it is due, or when the peer's own comes and half of that time is over: so both sides
+            // wake for them at the same times.
+            Some(config.keepalive / 2),
         )
         // Every 200 ms, seven times, by default: a candidate that comes late waits, and a peer whose answer takes longer
         // than 1.4 s is given up.

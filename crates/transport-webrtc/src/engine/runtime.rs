@@ -16,6 +16,8 @@ use webrtc::runtime::{
     TokioRuntime, Transmit,
 };
 
+use super::Beat;
+
 tokio::task_local! {
     /// Set in the tasks that the library spawns, of which only the connection's driver sleeps. The library also sleeps
     /// in *our* tasks, to bound its own waits; those must last as long as they were meant to.
@@ -26,6 +28,8 @@ tokio::task_local! {
 const HURRY: Duration = Duration::from_millis(1);
 /// And at most, however long setting up takes.
 const LEISURELY: Duration = Duration::from_millis(20);
+/// A connection over which nothing but connectivity checks went for this long is at rest.
+const AT_REST: Duration = Duration::from_secs(1);
 
 /// How a connection's driver is driven. Shared between its runtime, its sockets and its pump.
 #[derive(Debug)]
@@ -43,6 +47,11 @@ pub(super) struct Pace {
     advanced_at: AtomicU64,
     heard_at: AtomicU64,
     answered_at: AtomicU64,
+    /// When the last datagram that is no connectivity check came or went, and when the last check of ours went.
+    busy_at: AtomicU64,
+    checked_at: AtomicU64,
+    keepalive: Duration,
+    beat: Beat,
 }
 
 impl Pace {
@@ -51,7 +60,7 @@ impl Pace {
     /// webrtc 0.21.1 takes a constant 604 ms to set up a connection on loopback: its driver writes packets *before* it
     /// polls events, so a packet that an event gives birth to (the next DTLS flight, the SCTP INIT, the DCEP OPEN)
     /// waits until some timer of 200 ms ends the sleep. Through a TURN relay every round trip pays that price.
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(keepalive: Duration, beat: Beat) -> Arc<Self> {
         Arc::new(Self {
             started: tokio::time::Instant::now(),
             hurried: AtomicBool::new(true),
@@ -62,6 +71,10 @@ impl Pace {
             advanced_at: AtomicU64::new(0),
             heard_at: AtomicU64::new(0),
             answered_at: AtomicU64::new(0),
+            busy_at: AtomicU64::new(0),
+            checked_at: AtomicU64::new(0),
+            keepalive,
+            beat,
         })
     }
 
@@ -82,6 +95,35 @@ impl Pace {
             return Some(HURRY);
         }
         Some((self.started.elapsed() / 50).clamp(HURRY, LEISURELY))
+    }
+
+    /// How long a driver sleeps that wants to sleep for `wanted`.
+    fn sleep(&self, wanted: Duration) -> Duration {
+        match self.longest_sleep() {
+            Some(longest) => wanted.min(longest),
+            None => wanted.max(self.rest(wanted).unwrap_or_default()),
+        }
+    }
+
+    /// Until the next keepalive, if there is nothing to do before.
+    ///
+    /// The ICE agent of webrtc 0.21.1 wakes every 200 ms, whatever its settings, only to see that no keepalive is due. While
+    /// the peer answers and nothing but connectivity checks comes and goes, it is left asleep. SCTP's timers then have
+    /// either nothing to do or a second and more to run; while another path is looked for, the agent wants to sleep for less than
+    /// is lengthened here.
+    fn rest(&self, wanted: Duration) -> Option<Duration> {
+        let at_rest = wanted > super::CHECK_INTERVAL
+            && self.since(&self.busy_at) > AT_REST
+            && self.silent_for() < 2 * self.keepalive
+            && !self.was_advanced(AT_REST);
+        at_rest.then(|| {
+            // The beat that is nearest to when the next keepalive is due.
+            let checked_at = self.started + Duration::from_micros(self.checked_at.load(Ordering::Relaxed));
+            let due = self
+                .beat
+                .not_before(checked_at + self.keepalive / 2, self.keepalive);
+            due.saturating_duration_since(tokio::time::Instant::now())
+        })
     }
 
     /// Makes the driver take up messages that it has parked.
@@ -118,6 +160,11 @@ impl Pace {
         true
     }
 
+    /// Something is under way that may need the driver soon.
+    pub(super) fn stir(&self) {
+        self.busy_at.store(self.elapsed(), Ordering::Relaxed);
+    }
+
     /// Whether the clock was put forward within this time.
     pub(super) fn was_advanced(&self, within: Duration) -> bool {
         let ever = self.ahead.load(Ordering::Relaxed) > 0;
@@ -146,12 +193,26 @@ impl Pace {
         let now = self.elapsed();
         self.heard_at.store(now, Ordering::Relaxed);
         let relayed = if CHANNEL_DATA.contains(&first) { 4 } else { 0 };
-        if !STUN.contains(&first) && length == BARE_ACKNOWLEDGEMENT + relayed {
+        if STUN.contains(&first) {
+            return;
+        }
+        self.stir();
+        if length == BARE_ACKNOWLEDGEMENT + relayed {
             self.answered_at.store(now, Ordering::Relaxed);
+        }
+    }
+
+    fn said(&self, datagrams: &[u8]) {
+        if datagrams.starts_with(&CHECK) {
+            self.checked_at.store(self.elapsed(), Ordering::Relaxed);
+        } else if datagrams.first().is_some_and(|first| !STUN.contains(first)) {
+            self.stir();
         }
     }
 }
 
+/// How a connectivity check begins (RFC 8489, section 18.2: method Binding, class request).
+const CHECK: [u8; 2] = [0x00, 0x01];
 /// The first byte of STUN, and of TURN's ChannelData with its header of four bytes (RFC 7983, section 7).
 const STUN: std::ops::RangeInclusive<u8> = 0..=3;
 const CHANNEL_DATA: std::ops::RangeInclusive<u8> = 64..=79;
@@ -287,9 +348,11 @@ impl Runtime for PacedRuntime {
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
         let in_driver = DRIVER.try_with(|()| ()).is_ok();
-        let longest = self.pace.longest_sleep().filter(|_| in_driver);
-        self.tokio
-            .sleep(longest.map_or(duration, |longest| duration.min(longest)))
+        self.tokio.sleep(if in_driver {
+            self.pace.sleep(duration)
+        } else {
+            duration
+        })
     }
 
     fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
@@ -323,6 +386,7 @@ impl AsyncUdpSocket for PacedSocket {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        self.pace.said(transmit.contents);
         if let Some((faults, generation)) = &self.faults
             && faults.strikes(*generation)
         {
@@ -391,5 +455,105 @@ pub(super) fn widen(socket: &std::net::UdpSocket, bytes: usize) -> usize {
         reported / 2
     } else {
         reported
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Falsified by a driver that sleeps longer than the library asks while anything but keepalives goes on, or that does
+    //! not while nothing does; and by connections of one transport that wake one after the other.
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+    const CHECK_OF_OURS: &[u8] = &[0x00, 0x01, 0x00, 0x00];
+    const RECORD: u8 = 23;
+
+    /// Set up, and at rest for 1.1 s; then a keepalive goes and is answered.
+    async fn at_rest(beat: Beat) -> Arc<Pace> {
+        let pace = Pace::new(MS(500), beat);
+        assert_eq!(pace.sleep(MS(200)), HURRY);
+        pace.hurry(false);
+        advance(MS(1_100)).await;
+        pace.said(CHECK_OF_OURS);
+        pace.heard(0x01, 64);
+        pace
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_rest_the_driver_sleeps_until_the_beat_that_is_nearest_to_the_next_keepalive() {
+        let beat = Beat::start();
+        let pace = at_rest(beat).await;
+        assert_eq!(pace.sleep(MS(200)), MS(400), "1.5 s is nearest to 1.6 s");
+        advance(MS(50)).await;
+        // The peer's own keepalive.
+        pace.heard(0x00, 112);
+        assert_eq!(pace.sleep(MS(150)), MS(350));
+        assert_eq!(pace.sleep(MS(900)), MS(900), "never less than it asks for");
+        advance(MS(350)).await;
+        assert_eq!(pace.sleep(MS(200)), MS(200), "the keepalive is due");
+        pace.said(CHECK_OF_OURS);
+        assert_eq!(pace.sleep(MS(200)), MS(500), "and from here on it is on the beat");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_goes_on_is_not_slept_through() {
+        type Stir = fn(&Pace);
+        let stirred: [(&str, Stir); 5] = [
+            ("something is sent", |pace| pace.said(&[RECORD, 0])),
+            ("through a relay", |pace| pace.said(&[*CHANNEL_DATA.start(), 0])),
+            ("something comes", |pace| pace.heard(RECORD, 100)),
+            ("another path is looked for", Pace::stir),
+            ("the clock is put forward", |pace| assert!(pace.advance(MS(300)))),
+        ];
+        for (what, stir) in stirred {
+            let pace = at_rest(Beat::start()).await;
+            stir(&pace);
+            assert_eq!(pace.sleep(MS(200)), MS(200), "{what}");
+            advance(MS(990)).await;
+            pace.said(CHECK_OF_OURS);
+            pace.heard(0x01, 64);
+            assert_eq!(pace.sleep(MS(200)), MS(200), "{what}, 990 ms ago");
+            advance(MS(20)).await;
+            assert!(pace.sleep(MS(200)) > MS(200), "{what}, 1.01 s ago");
+        }
+        let pace = at_rest(Beat::start()).await;
+        let checks = super::super::CHECK_INTERVAL;
+        assert_eq!(pace.sleep(checks), checks, "between connectivity checks");
+        advance(MS(1_000)).await;
+        pace.said(CHECK_OF_OURS);
+        assert_eq!(pace.sleep(MS(200)), MS(200), "two keepalives without an answer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_of_one_transport_wake_together() {
+        let beat = Beat::start();
+        let mut wake = Vec::new();
+        for apart in [0, 130, 260] {
+            advance(MS(apart)).await;
+            let pace = at_rest(beat).await;
+            wake.push(tokio::time::Instant::now() + pace.sleep(MS(200)));
+        }
+        for at in wake {
+            assert_eq!(at, beat.not_before(at, MS(500)), "on the beat");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_at_different_times_is_woken_at_the_same() {
+        let (beat, start) = (Beat::start(), tokio::time::Instant::now());
+        assert_eq!(beat.not_before(start, MS(500)), start);
+        for at in [1, 250, 499, 500] {
+            assert_eq!(beat.not_before(start + MS(at), MS(500)), start + MS(500), "{at}");
+        }
+        assert_eq!(beat.next(MS(500)), start + MS(500), "a beat that is now is over");
+        advance(MS(700)).await;
+        assert_eq!(beat.next(MS(500)), start + MS(1_000));
+        assert_eq!(
+            beat.next(Duration::ZERO),
+            start + MS(700) + Duration::from_micros(1)
+        );
     }
 }
