@@ -71,6 +71,7 @@ impl Hub {
     ) {
         self.on_registered(agents, terms);
         let sender = self.client.relay_sender();
+        let signals = self.client.sender();
         let shared = Arc::clone(&self.shared);
         let mut closing = self.closing.clone();
         let mut close_by: Option<Instant> = None;
@@ -116,7 +117,9 @@ impl Hub {
                 () = sleep_until(timer), if deadline.is_some() => {
                     let at = self.now();
                     not_before = at.0 + LEAST_TICK;
-                    shared.state().tick(&mut self.random, at);
+                    if shared.state().tick(&mut self.random, at) {
+                        signals.doubt();
+                    }
                     shared.news.notify_one();
                 }
             }

@@ -263,6 +263,11 @@ impl Link {
         expiry.fold(deadline, Instant::min)
     }
 
+    /// When the peer was last heard, and when it was sent a ping that it has not answered.
+    pub(crate) fn heard_and_asked(&self) -> (Instant, Option<Instant>) {
+        (self.pings.heard, self.pings.waiting)
+    }
+
     /// Whether a ping is to be sent.
     pub(crate) fn is_ping_due(&self, now: Instant) -> bool {
         self.pings.due <= now

@@ -46,6 +46,8 @@ pub(crate) struct State {
     events: VecDeque<Queued>,
     event_bytes: usize,
     links_made: u64,
+    /// The ping over whose missing answer the server was last doubted.
+    doubted: Option<Instant>,
     pub(crate) closing: bool,
     /// Nothing comes any more.
     pub(crate) finished: bool,
@@ -113,6 +115,7 @@ impl State {
             events: VecDeque::new(),
             event_bytes: 0,
             links_made: 0,
+            doubted: None,
             closing: false,
             finished: false,
             metrics: RelayMetrics::default(),
@@ -389,10 +392,15 @@ impl State {
         None
     }
 
-    /// What the passing of time brings.
-    pub(crate) fn tick(&mut self, random: &mut dyn CryptoRng, at: (Instant, Timestamp)) {
+    /// What the passing of time brings. `true`: the way to the server is to be doubted.
+    pub(crate) fn tick(&mut self, random: &mut dyn CryptoRng, at: (Instant, Timestamp)) -> bool {
         let now = at.0;
         let has_room = self.has_room();
+        let unanswered = self.unanswered();
+        let doubts = unanswered.is_some_and(|asked| self.doubts_at(asked) <= now);
+        if doubts {
+            self.doubted = unanswered;
+        }
         let ids: Vec<AgentId> = self.peers.keys().cloned().collect();
         for id in ids {
             let Some(peer) = self.peers.get_mut(&id) else {
@@ -422,6 +430,24 @@ impl State {
                 }
             }
         }
+        // While nothing is taken from the socket, silence says nothing.
+        doubts && has_room
+    }
+
+    /// The first ping after which no peer was heard, once for each. One silent peer may be gone; when all are silent, what is
+    /// wrong may be the way to the server that they have in common: after a change of address nobody tells.
+    fn unanswered(&self) -> Option<Instant> {
+        let links = || self.peers.values().filter_map(|peer| peer.link.as_ref());
+        let (heard, _) = links().map(Link::heard_and_asked).max()?;
+        links()
+            .filter_map(|link| link.heard_and_asked().1)
+            .filter(|asked| *asked > heard && self.doubted.is_none_or(|doubted| *asked > doubted))
+            .min()
+    }
+
+    /// Long before a link is given up, and before the next ping.
+    fn doubts_at(&self, asked: Instant) -> Instant {
+        asked + self.limits.ping_interval / 2
     }
 
     /// When `tick` has something to do.
@@ -437,7 +463,8 @@ impl State {
             .values()
             .filter_map(|peer| peer.attempt.as_ref())
             .map(|attempt| attempt.due.unwrap_or(attempt.begun + silence));
-        links.chain(attempts).min()
+        let doubt = self.unanswered().map(|asked| self.doubts_at(asked));
+        links.chain(attempts).chain(doubt).min()
     }
 
     /// Nothing is taken any more; what was goes out, then a goodbye.

@@ -7,7 +7,7 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::*;
@@ -81,18 +81,7 @@ impl Puppet {
     async fn new(agents: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}", listener.local_addr().unwrap());
-        let welcome = async {
-            let (stream, _) = listener.accept().await.unwrap();
-            let mut socket = accept_async(stream).await.unwrap();
-            let register = socket.next().await.unwrap().unwrap().into_text().unwrap();
-            assert!(register.contains(r#""role":"relay""#), "{register}");
-            let registered = json!({"type": "registered", "agent_id": "alice", "connected_agents": agents,
-                "relay": {"max_frame": 66_560, "pair_bytes": 524_288}});
-            let registered = Message::Text(registered.to_string().into());
-            socket.send(registered).await.unwrap();
-            socket
-        };
-        let (alice, socket) = tokio::join!(join(&url, "alice", 1), welcome);
+        let (alice, socket) = tokio::join!(join(&url, "alice", 1), welcome(&listener, agents));
         Self { socket, alice }
     }
 
@@ -170,6 +159,19 @@ impl Puppet {
         assert_eq!(self.alice.metrics().links_up, 0);
         assert!(self.alice.links().iter().all(|link| link.state != LinkState::Up));
     }
+}
+
+/// Takes a registration of alice's, and tells her that these are there.
+async fn welcome(listener: &TcpListener, agents: &[&str]) -> WebSocketStream<TcpStream> {
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut socket = accept_async(stream).await.unwrap();
+    let register = socket.next().await.unwrap().unwrap().into_text().unwrap();
+    assert!(register.contains(r#""role":"relay""#), "{register}");
+    let registered = json!({"type": "registered", "agent_id": "alice", "connected_agents": agents,
+        "relay": {"max_frame": 66_560, "pair_bytes": 524_288}});
+    let registered = Message::Text(registered.to_string().into());
+    socket.send(registered).await.unwrap();
+    socket
 }
 
 /// The premise of all tests here: with bob's key it works.
@@ -404,4 +406,53 @@ async fn a_crowd_of_invented_peers_is_bounded() {
         puppet.alice.links().len()
     );
     puppet.no_link();
+}
+
+/// As after a change of address: what goes out reaches nobody, and TCP tells nobody. Left alone, the client would find out after
+/// 30 s, and a link is given up after 20: longer than the test waits.
+#[tokio::test]
+async fn a_server_from_which_nothing_comes_any_more_is_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let mut config = config(&url, "alice", 1);
+    config.limits.ping_interval = Duration::from_millis(500);
+    let (alice, socket) = tokio::join!(start(config), welcome(&listener, &["bob"]));
+    let mut puppet = Puppet { socket, alice };
+    puppet.link().await;
+    // And now it neither reads nor writes.
+    let mut again = timeout(SOON / 2, welcome(&listener, &["bob"])).await.unwrap();
+    assert_eq!(puppet.down().await, DownReason::Network);
+    std::mem::swap(&mut puppet.socket, &mut again);
+    puppet.link().await;
+}
+
+/// A server that answers what it is asked is kept, though its only peer is silent.
+#[tokio::test]
+async fn a_silent_peer_is_no_reason_to_leave_the_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let mut config = config(&url, "alice", 1);
+    config.limits.ping_interval = Duration::from_millis(500);
+    config.limits.silence = Duration::from_secs(6);
+    let (alice, socket) = tokio::join!(start(config), welcome(&listener, &["bob"]));
+    let mut puppet = Puppet { socket, alice };
+    puppet.link().await;
+    let deadline = tokio::time::Instant::now() + SOON;
+    // The puppet reads on, so that alice's questions to it are answered; bob answers nothing.
+    let reason = loop {
+        tokio::select! {
+            event = event(&*puppet.alice) => if let TransportEvent::LinkDown { reason, .. } = event {
+                break reason;
+            },
+            message = puppet.socket.next() => {
+                message.unwrap().unwrap();
+            }
+            () = tokio::time::sleep_until(deadline) => panic!("the link stays"),
+        }
+    };
+    assert_eq!(
+        reason,
+        DownReason::Timeout,
+        "the link ended by itself, not with the server"
+    );
 }
