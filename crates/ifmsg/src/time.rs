@@ -91,10 +91,22 @@ impl fmt::Display for Timestamp {
         let (year, month, day) = civil_from_days(days);
         let (seconds, millis) = (millis / 1_000, millis % 1_000);
         let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
-        )
+        // By hand: every message has one, and the formatter takes ten times as long.
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        let mut put = |from: usize, to: usize, mut number: i64| {
+            for digit in text[from..to].iter_mut().rev() {
+                *digit += (number % 10) as u8;
+                number /= 10;
+            }
+        };
+        put(0, 4, year);
+        put(5, 7, month);
+        put(8, 10, day);
+        put(11, 13, hour);
+        put(14, 16, minute);
+        put(17, 19, second);
+        put(20, 23, millis);
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 
