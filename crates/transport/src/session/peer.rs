@@ -321,6 +321,13 @@ impl Peer {
         self.epoch.is_some() && self.ack.due.is_some()
     }
 
+    /// Whether an acknowledgement that is owed goes with messages that leave now. Not with each of a quick exchange, where to write and
+    /// to read it would take longer than the message itself: then with the first one after the usual delay.
+    pub(super) fn ack_rides(&self, now: Duration, limits: &SessionLimits) -> bool {
+        let rested = self.ack.last.is_none_or(|last| last + limits.ack_delay <= now);
+        self.ack_pending() && (rested || self.ack_due(now))
+    }
+
     /// Writes all that is due into one control message.
     pub(super) fn control(&mut self, now: Duration, limits: &SessionLimits) -> Control {
         let mut control = Control {

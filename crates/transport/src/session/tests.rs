@@ -278,6 +278,33 @@ fn a_full_window_presses_back_until_the_peer_acknowledges() {
     assert_eq!(wire.node("bob").got, [0, 1, 2]);
 }
 
+/// Falsified by an acknowledgement with each message of a quick exchange, or by frames of their own where messages leave anyway.
+#[test]
+fn acknowledgements_ride_along_but_not_with_each_message_of_a_quick_exchange() {
+    let exchange = |pause| {
+        let mut wire = pair();
+        wire.pass(SECS(1));
+        // Else what it takes is a second thing to tell.
+        wire.node("bob").reads = false;
+        let of_bob = |wire: &Wire| wire.frames.iter().filter(|(name, _)| *name == "bob").count();
+        let (frames, controls) = (of_bob(&wire), wire.machine("bob").metrics().control_sent);
+        for n in 0..100 {
+            wire.send("ann", draft("bob", n));
+            wire.send("bob", draft("ann", n));
+            wire.pass(pause);
+        }
+        let controls = wire.machine("bob").metrics().control_sent - controls;
+        (of_bob(&wire) - frames, controls)
+    };
+    let (frames, controls) = exchange(Duration::from_micros(200));
+    // 20 ms, and one is owed every 5.
+    assert!(
+        (100..=105).contains(&frames) && (3..=6).contains(&controls),
+        "{frames}, {controls}"
+    );
+    assert_eq!(exchange(MS(20)), (100, 100));
+}
+
 /// Else the oldest message would fall out of the receiver's replay window, and never arrive.
 #[test]
 fn the_window_counts_numbers_and_not_what_is_left_of_them() {

@@ -113,7 +113,8 @@ impl Machine {
                 }
                 // An acknowledgement that is owed anyway rides along under the same signature.
                 let bytes: usize = batch.iter().map(|(_, message)| message.body().len() + 4).sum();
-                let ack = (peer.ack_pending() && bytes + CONTROL_ROOM <= self.max_frame)
+                let ack = (peer.ack_rides(now.elapsed, &self.limits)
+                    && bytes + CONTROL_ROOM <= self.max_frame)
                     .then(|| self.control_unsigned(agent, now))
                     .flatten();
                 batch.extend(ack.map(|ack| (0, ack)));
