@@ -61,6 +61,7 @@ pub struct DdsConfig {
     /// The DDS domain, 0 to 232. Participants of different domains do not meet. 0 by default.
     pub domain: u16,
     /// A name for people, in the signed presence. At most 128 printable ASCII characters. By default the agent's id.
+    /// `rustdds` cannot announce it as the DDS entity's own name, so a tool that lists participants does not show it.
     pub participant: Option<String>,
     /// Through which interfaces anything may leave. Loopback only by default.
     pub interfaces: Interfaces,

@@ -387,9 +387,7 @@ pub(crate) struct FrameReader(no_key::SimpleDataReader<Frame, FrameCdr>);
 impl FrameReader {
     /// The next sample, and who wrote it; `None` for one that could not be read.
     pub(crate) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<(Guid, Frame)>> {
-        if let Some(taken) = self.take() {
-            return Poll::Ready(taken);
-        }
+        // First, so that what comes in between is not missed; to look before and after would cost more.
         self.0.set_waker(Some(context.waker().clone()));
         match self.take() {
             Some(taken) => Poll::Ready(taken),
