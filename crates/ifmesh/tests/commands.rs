@@ -42,6 +42,20 @@ fn dds_security_is_refused_with_the_reason_and_the_alternative() {
     assert!(!swarm.exists());
 }
 
+/// Falsified by a server that nobody needs among the next steps, or by one that is left out.
+#[test]
+fn init_names_the_next_steps_of_the_chosen_transports() {
+    let folder = tempfile::tempdir().unwrap();
+    for (transports, needs_server) in [("dds", false), ("webrtc,dds", true), ("relay", true)] {
+        let swarm = folder.path().join(transports);
+        let made = run(&["init", swarm.to_str().unwrap(), "--transport", transports]);
+        assert_eq!(code(&made), 0, "{}", stderr(&made));
+        let text = stdout(&made);
+        assert_eq!(text.contains("ifmesh signaling"), needs_server, "{text}");
+        assert_eq!(text.matches("ifmesh agent --config").count(), 2, "{text}");
+    }
+}
+
 #[test]
 fn keygen_makes_a_key_that_it_can_show_and_never_overwrites() {
     let folder = tempfile::tempdir().unwrap();

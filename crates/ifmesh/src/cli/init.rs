@@ -52,6 +52,8 @@ impl Init {
         } else {
             self.names
         };
+        // DDS needs no server.
+        let needs_server = self.transport.iter().any(|transport| transport != "dds");
         let roads = setup::Roads {
             transports: self.transport,
             signaling: self.signaling,
@@ -72,7 +74,9 @@ impl Init {
             println!("  {agent:<24} {}", path.display());
         }
         println!("They trust each other by {}. Next:", swarm.trust.display());
-        println!("  ifmesh signaling --allow {}", swarm.trust.display());
+        if needs_server {
+            println!("  ifmesh signaling --allow {}", swarm.trust.display());
+        }
         for (_, path) in swarm.agents.iter().take(2) {
             println!("  ifmesh agent --config {}", path.display());
         }
