@@ -12,13 +12,7 @@
 //!   sender that is fast enough has about 50 of them in one sample, under one signature.
 //!
 //! The round trip of messages is compared with that of a program over bare `rustdds` that signs and verifies such messages itself.
-//!
-//! Measured on two cores, which hold both agents and nothing else, in seven runs of seven rounds: messages at 0.73 to 0.89 of the rate
-//! of bare samples, 0.81 in the median (163,000 to 183,000 a second), and frames, each a sample of its own, at 0.71 to 0.86, 0.77 in the
-//! median. A message's round trip takes 8 to 53 us longer than the signing program's, 23 us in the median, of about 240; that of a
-//! frame as long as a bare sample's. The goals are 0.8, and nothing longer. With something else on the two cores the rate was seen at
-//! 0.51 to 0.89. Without sockets and threads a session takes 8 us of a round trip beside signing and verifying. Link-time optimisation
-//! (`thin`), a window of 1,000 messages and an acknowledgement for each 128 brought no gain that stood out from the spread.
+//! What was measured stands in the documentation of the crate.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

@@ -15,16 +15,20 @@
 //!
 //! # What it costs
 //! `cargo bench -p ifmesh-transport-dds` compares it with bare `rustdds` on samples of the same type, size and QoS, whose
-//! receiving program acknowledges what it takes. Each of its figures is a median of seven rounds at 300 B on two shared cores;
-//! these are those of 14 runs on a quiet machine:
+//! receiving program acknowledges what it takes. Each of its figures is a median of seven rounds at 300 B; these are those of
+//! seven runs in a row on two cores that did nothing else:
 //!
 //! | | a second | round trip |
 //! |---|---|---|
-//! | `rustdds`, samples | 147,000 to 206,000 | 113 to 150 us; 271 to 340 us where the program signs and verifies messages itself |
-//! | this transport, unsigned frames | 0.75 to 1.00 of that, mostly 0.83 | 21 us less to 31 us more, mostly 8 us more |
-//! | a session over it, signed and acknowledged messages, about 50 under one signature | 0.63 to 0.91 of that, mostly 0.77 | 37 to 96 us more than the program that signs, mostly 61 us |
+//! | `rustdds`, samples | 204,000 to 224,000 | 95 to 111 us; 226 to 257 us where the program signs and verifies messages itself |
+//! | this transport, unsigned frames | 0.71 to 0.86 of that, 0.77 in the median | 10 us less to 7 us more, the same in the median |
+//! | a session over it, signed and acknowledged messages, about 50 under one signature | 0.73 to 0.89 of that, 0.81 in the median | 8 to 53 us more than the program that signs, 23 us in the median |
 //!
-//! Where a round trip goes, in microseconds for one way (medians of 14,000, in one run with marks in the code):
+//! Where the two cores were shared, a session was seen at 0.51 to 0.91 of the rate. Link-time optimisation (`thin`), a window of
+//! 1,000 messages, and an acknowledgement for each 128 instead of 64 brought nothing that stood out from the spread.
+//!
+//! Where a round trip goes, in microseconds for one way (medians of 14,000, in one run with marks in the code, when each message still
+//! brought the acknowledgement of the last one; now one does every 5 ms):
 //!
 //! | | the program that signs | a session |
 //! |---|---|---|
@@ -35,6 +39,10 @@
 //! | from the inbox to the session | | 2 |
 //! | read and verify; here also the windows, and the acknowledgement | 44 | 53 |
 //! | from the session to the application | | 3 |
+//!
+//! **Memory.** A reliable writer of `rustdds` drops what was acknowledged only every 6 s. Until then a sender's memory grows with what it
+//! sends, and nothing here bounds that: at 140,000 messages of 300 B a second, a process with both agents had grown to 330 MB after 5 s,
+//! and one with bare `rustdds` to 640 MB.
 //!
 //! ```no_run
 //! use std::sync::Arc;
