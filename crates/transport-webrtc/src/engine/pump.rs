@@ -14,7 +14,7 @@ use webrtc::data_channel::{DataChannel, DataChannelEvent};
 pub(super) use webrtc::peer_connection::RTCPeerConnectionState as ConnectionState;
 use webrtc::peer_connection::{PeerConnectionEventHandler, RTCIceGatheringState, RTCPeerConnectionIceEvent};
 
-use super::runtime::Pace;
+use super::runtime::{Pace, parting};
 use super::{
     CONTROL_QUEUE, Candidate, CloseReason, Fingerprint, LITTLE_ON_ITS_WAY, Lane, LinkState, PeerEvent, Shared,
 };
@@ -185,7 +185,8 @@ impl Pump {
         };
         self.shared.closing.store(true, Ordering::Release);
         tracing::debug!(?reason, "connection ends");
-        if let Err(error) = self.shared.connection.close().await {
+        let close = self.shared.connection.close();
+        if let Err(error) = parting(self.shared.flush_timeout, close).await {
             tracing::debug!(%error, "closing failed");
         }
         let closed = PeerEvent::Closed(reason);

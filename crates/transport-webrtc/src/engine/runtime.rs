@@ -5,8 +5,8 @@ use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +22,16 @@ tokio::task_local! {
     /// Set in the tasks that the library spawns, of which only the connection's driver sleeps. The library also sleeps
     /// in *our* tasks, to bound its own waits; those must last as long as they were meant to.
     static DRIVER: ();
+    /// Set where a connection is closed: the library's own wait is to last for this long.
+    static PARTING: Duration;
+}
+
+/// Closes a connection, and gives its driver up to `patience` to say so to the peer.
+///
+/// webrtc 0.21.1 gives it 100 ms, and then stops it with the goodbye unsent: on a busy machine, or where the socket takes nothing
+/// for a moment, the peer would learn by silence alone, ten seconds later.
+pub(super) async fn parting<T>(patience: Duration, close: impl Future<Output = T>) -> T {
+    PARTING.scope(patience, close).await
 }
 
 /// The longest the driver sleeps while [`Pace`] hurries it.
@@ -232,6 +242,7 @@ pub(crate) struct Faults {
     /// Sockets that were made in an earlier generation send nothing.
     generation: AtomicU64,
     dice: AtomicU64,
+    held: Mutex<Option<tokio::time::Instant>>,
 }
 
 impl Faults {
@@ -240,12 +251,32 @@ impl Faults {
             lost_per_million: AtomicU32::new(0),
             generation: AtomicU64::new(0),
             dice: AtomicU64::new(seed),
+            held: Mutex::default(),
         })
     }
 
     /// So many of a million datagrams are lost from here on.
     pub(crate) fn lose(&self, per_million: u32) {
         self.lost_per_million.store(per_million, Ordering::Relaxed);
+    }
+
+    /// Nothing is taken from here on for this long, as by a socket whose buffer is full.
+    pub(crate) fn hold(&self, time: Duration) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::time::Instant::now() + time);
+    }
+
+    fn holds(&self, cx: &Context<'_>) -> bool {
+        let held = *self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = held.filter(|until| tokio::time::Instant::now() < *until);
+        if let Some(until) = until {
+            let waker = cx.waker().clone();
+            // Ends by itself.
+            tokio::spawn(async move {
+                tokio::time::sleep_until(until).await;
+                waker.wake();
+            });
+        }
+        until.is_some()
     }
 
     fn is_blackhole(&self) -> bool {
@@ -351,7 +382,9 @@ impl Runtime for PacedRuntime {
         self.tokio.sleep(if in_driver {
             self.pace.sleep(duration)
         } else {
-            duration
+            PARTING
+                .try_with(|patience| duration.max(*patience))
+                .unwrap_or(duration)
         })
     }
 
@@ -386,6 +419,11 @@ impl AsyncUdpSocket for PacedSocket {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        if let Some((faults, _)) = &self.faults
+            && faults.holds(cx)
+        {
+            return Poll::Pending;
+        }
         self.pace.said(transmit.contents);
         if let Some((faults, generation)) = &self.faults
             && faults.strikes(*generation)
