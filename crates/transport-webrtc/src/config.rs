@@ -31,7 +31,7 @@ pub struct WebRtcConfig {
     /// Use relayed candidates only, so that peers do not learn this machine's addresses. Needs a TURN server.
     pub relay_only: bool,
     /// Local addresses, one socket each per connection. A wildcard stands for every interface but loopback, port 0 for a
-    /// free one; an IPv6 wildcard for nothing where there is no way to the IPv6 Internet. By default `0.0.0.0:0`, `[::]:0` and
+    /// free one; an IPv6 wildcard for nothing where no interface has an IPv6 address beyond its own link. By default `0.0.0.0:0`, `[::]:0` and
     /// `127.0.0.1:0`.
     pub bind: Vec<SocketAddr>,
     /// Whom to connect with, and which key to hold each to.

@@ -73,7 +73,7 @@ pub(crate) struct EngineConfig {
     /// Use relayed candidates only, so that the peer does not learn our addresses. Needs a TURN server.
     pub(crate) relay_only: bool,
     /// Local addresses, one socket each. A wildcard stands for every interface but loopback, port 0 for a free one. An IPv6
-    /// wildcard stands for nothing where there is no way to the IPv6 Internet.
+    /// wildcard stands for nothing where no interface has an IPv6 address beyond its own link.
     pub(crate) bind: Vec<SocketAddr>,
     /// Time from knowing both descriptions to the messaging channel being open.
     pub(crate) setup_timeout: Duration,
@@ -866,15 +866,18 @@ async fn spawned<T: Send + 'static>(
     }
 }
 
-/// Without an IPv6 wildcard where IPv6 leads nowhere: the library would offer `::` itself as an address. Nothing is sent.
+/// Without an IPv6 wildcard where no interface has an address that a peer could use: the library would offer `::` itself.
 fn usable(bind: &[SocketAddr]) -> Vec<SocketAddr> {
-    let leads_somewhere = |wildcard: &SocketAddr| {
-        let probe = std::net::UdpSocket::bind(wildcard);
-        probe.is_ok_and(|probe| probe.connect(("2001:db8::1", 9)).is_ok())
-    };
-    let usable = |address: &&SocketAddr| {
-        !(address.is_ipv6() && address.ip().is_unspecified()) || leads_somewhere(address)
-    };
+    use rtc::shared::ifaces::ifaces;
+
+    // What the library itself leaves out when it expands a wildcard.
+    let reachable =
+        |ip: std::net::Ipv6Addr| !ip.is_loopback() && !ip.is_unspecified() && !ip.is_unicast_link_local();
+    let has_ipv6 = ifaces().is_ok_and(|interfaces| {
+        let mut addresses = interfaces.iter().filter_map(|interface| interface.addr);
+        addresses.any(|address| matches!(address.ip(), std::net::IpAddr::V6(ip) if reachable(ip)))
+    });
+    let usable = |address: &&SocketAddr| !(address.is_ipv6() && address.ip().is_unspecified()) || has_ipv6;
     let some: Vec<SocketAddr> = bind.iter().filter(usable).copied().collect();
     if some.is_empty() { bind.to_vec() } else { some }
 }
