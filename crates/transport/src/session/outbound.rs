@@ -61,11 +61,10 @@ pub(super) struct Outbound {
 pub(super) type Finished = (u64, Outcome);
 
 impl Outbound {
-    /// A stream whose next message has this number.
+    /// A stream whose next message has this number. If it is not 1, the peer lags until it has acknowledged what lies below.
     pub(super) fn starting_at(next: u64) -> Self {
         Self {
             next,
-            acknowledged: next - 1,
             lasts_until: Duration::MAX,
             ..Self::default()
         }

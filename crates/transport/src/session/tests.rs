@@ -2,7 +2,9 @@
 //! that is not true, a message that is stuck, or a bound that does not hold.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
+    rc::Rc,
     time::Duration,
 };
 
@@ -751,6 +753,39 @@ fn what_is_missing_finds_room_beside_what_waits_for_it() {
         got.sort_unstable();
         assert_eq!(got, (0..16).chain(100..119).collect::<Vec<_>>(), "{inbox_bytes}");
     }
+}
+
+/// Broadcasts went to others before a peer came. It is told where the stream stands for it, and the word is lost. Falsified by a
+/// sender that says it once: a receiver that keeps room for what it thinks is missing turns everything away.
+#[test]
+fn where_a_stream_begins_is_told_until_it_is_acknowledged() {
+    let mut wire = Wire::of(&["bob", "cat"]);
+    wire.start("ann", 1, |config| config.limits.inbox_messages = 10);
+    wire.link("bob", "cat");
+    (0..20).for_each(|n| _ = wire.send("bob", draft("*", n)));
+    wire.pass(SECS(1));
+    assert_eq!(wire.node("cat").got.len(), 20);
+    let lost = Rc::new(Cell::new([0; 2]));
+    let counter = lost.clone();
+    wire.loses = Box::new(move |from, to, envelope| {
+        let says = |word: &str| {
+            envelope
+                .frame
+                .windows(word.len())
+                .any(|part| part == word.as_bytes())
+        };
+        let [echoes, floors] = counter.get();
+        // So that bob has answered ann before he lets her join, and the word is not said together with an answer.
+        let echo = (from, to) == ("ann", "bob") && says("echo") && echoes < 1;
+        let floor = (from, to) == ("bob", "ann") && says("floors") && !says("hello") && floors < 2;
+        counter.set([echoes + u32::from(echo), floors + u32::from(floor)]);
+        echo || floor
+    });
+    wire.link("ann", "bob");
+    wire.pass(SECS(1));
+    wire.send("bob", draft("*", 20));
+    wire.pass(SECS(10));
+    assert_eq!((lost.get(), wire.node("ann").got.clone()), ([1, 2], vec![20]));
 }
 
 /// The same where what fills the inbox came from the sender's former run.
