@@ -111,7 +111,7 @@ pub struct ClientLimits {
     pub connect_timeout: Duration,
     /// Between pings: 10 s.
     pub ping_interval: Duration,
-    /// Without any frame, pongs included: 30 s. Also how long one write may take.
+    /// Without any frame, pongs included: 30 s. Also how long one write may take, unless the server is doubted meanwhile.
     pub idle_timeout: Duration,
     /// The shortest wait before a reconnection: 100 ms.
     pub backoff_min: Duration,
@@ -325,8 +325,8 @@ impl SignalSender {
         }
     }
 
-    /// Asks the server at once whether it is still there: if nothing comes from it for 2 s, the connection counts as lost, and the
-    /// next one is made. For whoever has lost another way into the network: after a change of address a connection is dead, and TCP
+    /// Asks the server at once whether it is still there: if nothing comes from it for 2 s, or it takes nothing of what is being
+    /// sent, the connection counts as lost, and the next one is made. For whoever has lost another way into the network: after a change of address a connection is dead, and TCP
     /// tells nobody.
     pub fn doubt(&self) {
         self.doubt.notify_one();
@@ -777,11 +777,17 @@ impl Driver {
                 }
                 socket.flush().await
             };
-            match timeout(limits.idle_timeout, batch).await {
-                Ok(Ok(())) => {}
+            let written = tokio::select! {
+                biased;
+                written = timeout(limits.idle_timeout, batch) => written.ok(),
+                // Whoever is doubted has to take what is sent, too.
+                () = doubt_is_over(&self.doubt, answer_by.filter(|_| pending.is_none())) => None,
+            };
+            match written {
+                Some(Ok(())) => {}
                 // The server closed while this was being sent: its reason is in what it sent before.
-                Ok(Err(error)) => return last_words(url, &mut socket, &error).await,
-                Err(_) => return Outcome::Lost(DisconnectReason::Idle),
+                Some(Err(error)) => return last_words(url, &mut socket, &error).await,
+                None => return Outcome::Lost(DisconnectReason::Idle),
             }
         }
     }
@@ -882,6 +888,21 @@ impl Driver {
             () = sleep(time) => true,
         }
     }
+}
+
+/// Until the time is over that a doubted server has for an answer: `answer_by`, or, if it is not doubted yet, from the next doubt.
+/// Dropped before, it leaves the doubt to whoever looks next.
+async fn doubt_is_over(doubt: &Notify, answer_by: Option<Instant>) {
+    let until = match answer_by {
+        Some(until) => until,
+        None => {
+            doubt.notified().await;
+            // Once more, for the ping that is still to be sent if this write comes to an end.
+            doubt.notify_one();
+            Instant::now() + ANSWER_TIMEOUT
+        }
+    };
+    sleep_until(until).await;
 }
 
 /// As [`register`], within the time that it may take.

@@ -411,6 +411,33 @@ async fn a_server_that_is_doubted_must_answer_soon() {
     assert!(timeout(Duration::from_secs(3), stays).await.is_err());
 }
 
+/// Fails if the doubt waits until a write is over that may never be.
+#[tokio::test]
+async fn a_doubted_server_that_takes_nothing_is_left_soon() {
+    let stage = Stage::new().await;
+    let mut a = Client::connect(stage.config(), random()).unwrap();
+    // Never read again.
+    let _deaf = stage.accept_and_register().await;
+    registered(&mut a).await;
+    // More than the kernel keeps for both ends: in the end a write is stuck, and the queue behind it is full.
+    let sender = a.sender();
+    let large = offer(&"x".repeat(256 << 10));
+    while timeout(Duration::from_millis(500), sender.send(id("b"), large.clone()))
+        .await
+        .is_ok()
+    {}
+    sender.doubt();
+    // A third of the time that a write may take otherwise.
+    let left = timeout(Duration::from_secs(10), a.recv()).await;
+    assert!(matches!(
+        left.expect("left long before the write would be given up"),
+        Some(Event::Disconnected {
+            reason: DisconnectReason::Idle,
+            ..
+        })
+    ));
+}
+
 /// An owner who only sends must not lock itself up behind events that it does not take.
 #[tokio::test]
 async fn signals_go_out_while_events_wait() {
