@@ -209,6 +209,17 @@ class Connection:
         if self.messaging.readyState == "open":
             self.messaging.send(frame)
 
+    async def begin(self, frames):
+        """The first of two chunks of each of so many frames (10.4), and never the second. Returns how many went out."""
+        whole = struct.pack(">II", 2, 2048) + hashlib.sha256(bytes(2048)).digest()
+        for number in range(frames):
+            while self.messaging.readyState == "open" and self.messaging.bufferedAmount > 1 << 16:
+                await asyncio.sleep(0.001)
+            if self.messaging.readyState != "open":
+                return number
+            self.messaging.send(b"IFC1" + struct.pack(">QI", number, 0) + whole + bytes(1024))
+        return frames
+
     def receive(self, frame):
         data = frame.encode() if isinstance(frame, str) else frame
         self.agent.session.receive(self.peer, data)
@@ -292,6 +303,9 @@ class Agent:
                 peer.forge(command["message"])
             elif command["do"] == "repair":
                 peer.repair()
+            elif command["do"] == "begin":
+                begun = await self.connections[command["peer"]].begin(command["frames"])
+                tell({"event": "begun", "frames": begun})
 
     async def tick(self):
         while True:

@@ -1,9 +1,9 @@
 //! An agent with a witness, a friend of its, and a peer with a good key that does everything wrong: a flood of offers, handshakes
-//! that it never ends, ten thousand candidates, and garbage on the channel.
+//! that it never ends, ten thousand candidates, garbage on the channel, and a hundred thousand frames that it begins and never
+//! ends. Our own library begins no such frame, so that peer is another one: tests/interop/aiortc_peer.py.
 //!
-//! Falsified by one of these that is not on record with its reason, by sockets that grow with what the peer sends, or by a
-//! message between the friends that does not arrive meanwhile. What a peer can do with chunks needs a library that lies; it is
-//! among the tests of `crates/transport-webrtc`.
+//! Falsified by one of these that is not on record with its reason, by sockets or memory that grow with what the peer sends, or by
+//! a message between the friends that does not arrive meanwhile.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -11,13 +11,18 @@
     reason = "a test ends where something is wrong"
 )]
 
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ifmesh::{Witness, WitnessConfig, WitnessPolicy};
 use ifmesh_signaling::{
     Client, ClientConfig, DescriptionToSign, IceCandidate, Role, Server, ServerConfig, SessionId, Signal,
     sign_description,
+};
+use ifmesh_tests::{
+    internet::now,
+    interop::{at_loopback, trusted},
+    program::{PATIENCE, Running, ifmesh, init},
 };
 use ifmesh_transport::{
     Clock as _, Envelope, IfTransport as _, Lane, LinkObserver, Observer, PeerTrust, Session, SessionConfig,
@@ -33,6 +38,7 @@ const SOON: Duration = Duration::from_secs(30);
 const OFFERS: u64 = 300;
 const CANDIDATES: u16 = 10_000;
 const GARBAGE: usize = 500;
+const BEGUN: u64 = 100_000;
 
 /// In good order, and nobody is behind it.
 const SDP: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\n\
@@ -224,4 +230,80 @@ async fn what_a_hostile_peer_does_is_on_record_and_harms_nobody_else() {
     timeout(SOON, recorded)
         .await
         .unwrap_or_else(|_| panic!("not all of {expected:?} are in {:?}", refusals(folder.path())));
+}
+
+/// What a process holds in memory, in KiB.
+fn resident(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Programs, all three. Of what mallory begins, alice keeps 16 frames, refuses the next by name, and after 64 refusals ends the link.
+#[test]
+fn frames_that_are_begun_and_never_ended_are_on_record_and_harm_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let swarm = folder.path().join("swarm");
+    init(&swarm, &["alice", "bob", "mallory"], "ws://127.0.0.1:1");
+    let (_server, url) = Running::signaling(Command::new(ifmesh()), "127.0.0.1:0", &swarm.join("trust.toml"));
+    let agent = |name: &str| {
+        at_loopback(&swarm, name, &url);
+        Running::agent(Command::new(ifmesh()), &swarm, name)
+    };
+    let (mut alice, mut bob) = (agent("alice"), agent("bob"));
+    let python = std::env::var_os("IFMESH_PYTHON")
+        .expect("IFMESH_PYTHON names no Python: `cargo xtask test` makes one and sets it");
+    let settings = json!({
+        "agent": "mallory",
+        "key": fs::read_to_string(swarm.join("keys/mallory.pem")).unwrap(),
+        "trusted": trusted(&swarm),
+        "signaling": url,
+        "epoch": 1_700_000_000_000_u64,
+    });
+    let peer = concat!(env!("CARGO_MANIFEST_DIR"), "/interop/aiortc_peer.py");
+    let mut mallory = Running::start(
+        "mallory",
+        Command::new(python).arg(peer).arg(settings.to_string()),
+    );
+    mallory.event_where("up", |event| event["peer"] == "alice");
+    alice.event_where("peer-up", |event| event["peer"] == "bob");
+    let before = resident(alice.id());
+
+    mallory.say(&json!({"do": "begin", "peer": "alice", "frames": BEGUN}));
+    let mut said = 0;
+    let begun = loop {
+        said += 1;
+        bob.say(&json!({"to": "alice", "payload": {"said": said}}));
+        let heard = alice.event("message")["message"].clone();
+        assert_eq!(
+            (&heard["source"], &heard["payload"]["said"]),
+            (&json!("bob"), &json!(said))
+        );
+        bob.event("acknowledged");
+        let grown = resident(alice.id()).saturating_sub(before);
+        assert!(grown < 16 << 10, "{grown} KiB more than before");
+        if let Some(event) = mallory.next(Duration::from_millis(1))
+            && event["event"] == "begun"
+        {
+            break event["frames"].as_u64().unwrap();
+        }
+    };
+    // All that alice ever took of them.
+    assert!(begun >= 80, "{begun} went out before the link ended");
+    alice.event_where("peer-down", |event| event["peer"] == "mallory");
+
+    let refusal = ("mallory".to_owned(), "chunk-too-many".to_owned());
+    let log = swarm.join("state/alice/witness");
+    let started = now();
+    while !refusals(&log).contains(&refusal) {
+        assert!(
+            started.elapsed() < PATIENCE,
+            "only {:?} is on record",
+            refusals(&log)
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }

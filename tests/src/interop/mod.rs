@@ -214,7 +214,7 @@ fn event(foreign: &mut impl Foreign, name: &str, wanted: impl Fn(&Value) -> bool
 }
 
 /// The keys of everybody, by name.
-fn trusted(swarm: &Path) -> BTreeMap<String, String> {
+pub fn trusted(swarm: &Path) -> BTreeMap<String, String> {
     let trust = ifmesh::read_trust(&swarm.join("trust.toml")).unwrap();
     trust
         .bindings()
@@ -223,7 +223,7 @@ fn trusted(swarm: &Path) -> BTreeMap<String, String> {
 }
 
 /// Points an agent's file at this server, and at nothing but loopback.
-fn at_loopback(swarm: &Path, agent: &str, url: &str) {
+pub fn at_loopback(swarm: &Path, agent: &str, url: &str) {
     let path = swarm.join(format!("{agent}.toml"));
     let text = fs::read_to_string(&path)
         .unwrap()
