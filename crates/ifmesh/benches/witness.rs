@@ -6,16 +6,27 @@
 //!
 //! Over WebRTC on loopback, and over the in-memory mesh, which costs next to nothing.
 //!
-//! Measured with `cargo bench -p ifmesh --bench witness` on two cores, which hold both agents, both logs and the network, and another
-//! program that took most of one of them: over WebRTC 94,341 messages a second without logs and 73,100 with, a ratio of 0.77
-//! (quartiles 0.72 and 0.86); over the mesh 132,033 and 94,190, 0.70 (0.65 to 0.75). Short of the 0.9 that it should be. A message
-//! costs 17.2 us of processor time over WebRTC, and its three records 4.2 us: SHA-256 over 1.3 KB of lines and the tree's nodes,
-//! allocations, copies to the page cache and their way to the disk. Lines go to the operating system some tens of KiB at a time, so
-//! larger writes would save nothing. To leave the writing to the log's own thread was measured to be slower.
+//! `cargo bench -p ifmesh --bench witness [-- FOLDER]`: the logs stand in FOLDER, else in this crate's.
+//!
+//! Measured on two cores, which hold both agents, both logs and the network, on ext4, while nothing was built. Messages a second,
+//! and the median of the ratios with its quartiles:
+//!
+//! | over | policy | without | with | ratio | processor time without, with |
+//! |---|---|---|---|---|---|
+//! | WebRTC | best effort | 90,382 | 70,255 | 0.84 (0.77 to 0.87) | 17.9 us, 22.3 us |
+//! | WebRTC | required | 86,281 | 68,930 | 0.78 (0.74 to 0.81) | 18.4 us, 23.7 us |
+//! | mesh | best effort | 122,508 | 87,396 | 0.68 (0.61 to 0.71) | 12.4 us, 17.1 us |
+//! | mesh | required | 145,098 | 87,616 | 0.66 (0.56 to 0.70) | 10.9 us, 16.1 us |
+//!
+//! Short of the 0.9 that it should be. Both cores are busy, so what the three records of a message cost, 4.3 to 5.3 us here, is
+//! nearly all of the difference. By a profile of the rounds over WebRTC about 1 us of it is writing lines to the page cache and 0.3
+//! us the log's own thread, which syncs; the rest is SHA-256 over 1.3 KB of lines and the tree's nodes, allocations and copies. The
+//! first row in a second run, under the profiler: 0.76 (0.72 to 0.86). So a difference of 0.05 between two runs says nothing.
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 use std::{
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,6 +44,9 @@ use serde_json::json;
 const MESSAGES: u64 = 20_000;
 const PAIRS: usize = 20;
 
+/// What every agent of the configuration examples has, and what costs more: an action that cannot be recorded is not done.
+const POLICIES: [WitnessPolicy; 2] = [WitnessPolicy::BestEffort, WitnessPolicy::Required];
+
 /// What carries the messages.
 #[derive(Debug, Clone, Copy)]
 enum Over {
@@ -46,24 +60,30 @@ fn main() {
         .enable_all()
         .build()
         .unwrap();
+    let folder = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let folder = PathBuf::from(folder.unwrap_or_else(|| ".".to_owned()));
+    println!("logs in {}, on {}", folder.display(), filesystem(&folder));
     runtime.block_on(Box::pin(async {
         for over in [Over::WebRtc, Over::Mem] {
-            compare(over).await;
+            for policy in POLICIES {
+                compare(over, policy, &folder).await;
+            }
         }
     }));
 }
 
-async fn compare(over: Over) {
+async fn compare(over: Over, policy: WitnessPolicy, folder: &Path) {
     let (mut off, mut on) = (Vec::new(), Vec::new());
-    round(over, false).await;
-    round(over, true).await;
+    let logs = |with: bool| with.then_some((policy, folder));
+    round(over, logs(false)).await;
+    round(over, logs(true)).await;
     for pair in 0..PAIRS {
         for with in [pair % 2 == 0, pair % 2 != 0] {
-            let done = round(over, with).await;
+            let done = round(over, logs(with)).await;
             if with { &mut on } else { &mut off }.push(done);
         }
     }
-    println!("{over:?}: medians and quartiles of {PAIRS} pairs of {MESSAGES} messages");
+    println!("{over:?}, {policy:?}: medians and quartiles of {PAIRS} pairs of {MESSAGES} messages");
     for (name, rounds) in [("off", &off), ("on", &on)] {
         let rate = Spread::of(rounds.iter().map(|round| round.rate));
         let cpu = rounds.iter().map(|round| round.cpu).sum::<f64>() / rounds.len() as f64;
@@ -151,9 +171,29 @@ async fn transports(
     (transports, server)
 }
 
-async fn round(over: Over, with_logs: bool) -> Round {
-    let logs = with_logs.then(|| tempfile::tempdir_in(".").unwrap());
-    let logs = logs.as_ref().map(|logs| logs.path());
+/// The kind of filesystem that a folder is on, as Linux names it.
+fn filesystem(folder: &Path) -> String {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let folder = folder.canonicalize().unwrap();
+    let mount = mounts
+        .lines()
+        .filter_map(|mount| {
+            let mut fields = mount.split_whitespace().skip(1);
+            let (place, kind) = (Path::new(fields.next()?), fields.next()?);
+            folder
+                .starts_with(place)
+                .then(|| (place.components().count(), kind))
+        })
+        // The later of two at one place hides the former.
+        .max_by_key(|(depth, _)| *depth);
+    mount.map_or_else(
+        || "a filesystem without name".to_owned(),
+        |(_, kind)| kind.to_owned(),
+    )
+}
+
+async fn round(over: Over, logs: Option<(WitnessPolicy, &Path)>) -> Round {
+    let logs = logs.map(|(policy, folder)| (policy, tempfile::tempdir_in(folder).unwrap()));
     let names = ["ann", "bob"].map(|name| AgentId::new(name).unwrap());
     let identities = [Identity::from_seed(&[1; 32]), Identity::from_seed(&[2; 32])];
     let mut trust = TrustStore::new(TrustPolicy::Allowlist);
@@ -166,8 +206,8 @@ async fn round(over: Over, with_logs: bool) -> Round {
     let (mut sessions, mut witnesses) = (Vec::new(), Vec::new());
     for ((name, identity), transport) in names.iter().zip(identities).zip(transports) {
         let mut config = SessionConfig::new(name.clone(), identity.clone(), trust.clone(), 1);
-        if let Some(logs) = logs {
-            let wanted = WitnessConfig::new(logs.join(name.as_str()), WitnessPolicy::Required);
+        if let Some((policy, logs)) = &logs {
+            let wanted = WitnessConfig::new(logs.path().join(name.as_str()), *policy);
             let (witness, _) = Witness::open(&wanted, name, &identity, "bench", Arc::new(SystemClock))
                 .await
                 .unwrap();
