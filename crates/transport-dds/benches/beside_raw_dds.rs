@@ -11,8 +11,10 @@
 //! - `messages`: a session over it. Messages of 300 B, signed, verified, in order, acknowledged by the receiving application. A
 //!   sender that is fast enough has about 50 of them in one sample, under one signature.
 //!
-//! The round trip of messages is compared with that of a program over bare `rustdds` that signs and verifies such messages itself.
-//! What was measured stands in the documentation of the crate.
+//! The round trip of messages is compared with that of bare `rustdds` and the time that signing and verifying its two messages
+//! takes, from a draft to the bytes of a frame and from those to a verified message. That time is taken where it is spent, in the
+//! round trips of a program over bare `rustdds` that does so itself, in between of which its thread sleeps; in a loop it is less,
+//! which is printed, too. What was measured stands in the documentation of the crate.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -79,7 +81,7 @@ mod linux {
         let pairs = [("rustdds", raw), ("frames", frames), ("messages", messages)];
         let mut rates = [(); 3].map(|()| Vec::new());
         let mut trips = [(); 3].map(|()| Vec::new());
-        let mut signed_trips = Vec::new();
+        let (mut signed_trips, mut signing, mut signing_hot) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..=ROUNDS {
             for (n, (name, pair)) in pairs.iter().enumerate() {
                 let rate = BURST as f64 / pair.run(Task::Burst).as_secs_f64();
@@ -91,23 +93,31 @@ mod linux {
                     trips[n].push(trip.as_secs_f64() * 1e6);
                 }
             }
-            let trip = pairs[0].1.run(Task::SignedTrips);
-            println!("rustdds, and the program signs: round trip {trip:?}");
+            let [trip, cold, hot] =
+                [Task::SignedTrips, Task::Signing, Task::SigningHot].map(|task| pairs[0].1.run(task));
+            println!(
+                "rustdds, and the program signs: round trip {trip:?}, of it signing and verifying {cold:?}; {hot:?} in a loop"
+            );
             if round > 0 {
                 signed_trips.push(trip.as_secs_f64() * 1e6);
+                signing.push(cold.as_secs_f64() * 1e6);
+                signing_hot.push(hot.as_secs_f64() * 1e6);
             }
         }
         let [raw_rate, frame_rate, message_rate] = rates.map(median);
         let [raw_trip, frame_trip, message_trip] = trips.map(median);
-        let signed_trip = median(signed_trips);
+        let [signed_trip, signing, signing_hot] = [signed_trips, signing, signing_hot].map(median);
         println!(
             "medians of {ROUNDS} rounds, {SIZE} B:\n\
              rustdds  {raw_rate:8.0} samples/s,  round trip {raw_trip:4.0} us; {signed_trip:.0} us where the program signs and verifies\n\
+             signing and verifying both messages {signing:.0} us between sleeps, {signing_hot:.0} us in a loop\n\
              frames   {frame_rate:8.0} frames/s,   round trip {frame_trip:4.0} us; ratio {:.2}, {:+.0} us\n\
-             messages {message_rate:8.0} messages/s, round trip {message_trip:4.0} us; ratio {:.2}, {:+.0} us",
+             messages {message_rate:8.0} messages/s, round trip {message_trip:4.0} us; ratio {:.2}, {:+.0} us \
+             beside rustdds, signing and verifying; {:+.0} us beside the program",
             frame_rate / raw_rate,
             frame_trip - raw_trip,
             message_rate / raw_rate,
+            message_trip - raw_trip - signing,
             message_trip - signed_trip,
         );
     }
@@ -123,8 +133,12 @@ mod linux {
         Burst,
         /// How long one takes there and back; the median.
         Trips,
-        /// The same, and the program signs and verifies. For bare `rustdds`.
+        /// The same, and the program signs and verifies. For bare `rustdds`, as what follows.
         SignedTrips,
+        /// How long signing and verifying two messages took in the last of these; the median.
+        Signing,
+        /// The same, in a loop that does nothing else.
+        SigningHot,
     }
 
     /// Two agents that do what they are told.
@@ -280,6 +294,7 @@ mod linux {
                 }
             };
             let mut program = Program::new("alice", "bob");
+            let mut signing = Duration::ZERO;
             while let Some(task) = tasks.recv().await {
                 let took = match task {
                     Task::Burst => {
@@ -309,15 +324,34 @@ mod linux {
                         middle(trips)
                     }
                     Task::SignedTrips => {
-                        let mut trips = Vec::new();
+                        let (mut trips, mut signings) = (Vec::new(), Vec::new());
                         for number in 0..TRIPS as u64 {
                             let started = Instant::now();
-                            let question = sample([&alice, &bob], SIGNED, number, program.sign());
+                            let signed = program.sign();
+                            let signed_at = started.elapsed();
+                            let question = sample([&alice, &bob], SIGNED, number, signed);
                             to.async_write(question, None).await.unwrap();
-                            program.verify(&expect(SIGNED, number).await);
+                            let answer = expect(SIGNED, number).await;
+                            let answered_at = started.elapsed();
+                            program.verify(&answer);
                             trips.push(started.elapsed());
+                            signings.push(signed_at + started.elapsed() - answered_at);
                         }
+                        // The other side does as much.
+                        signing = 2 * middle(signings);
                         middle(trips)
+                    }
+                    Task::Signing => signing,
+                    Task::SigningHot => {
+                        let (mut one, mut other) =
+                            (Program::new("carol", "dave"), Program::new("dave", "carol"));
+                        let mut signings = Vec::new();
+                        for _ in 0..TRIPS {
+                            let started = Instant::now();
+                            other.verify(&one.sign());
+                            signings.push(started.elapsed());
+                        }
+                        2 * middle(signings)
                     }
                 };
                 results.send(took).await.unwrap();
@@ -383,7 +417,9 @@ mod linux {
             while !matches!(alice.recv().await.unwrap(), TransportEvent::LinkUp { .. }) {}
             while let Some(task) = tasks.recv().await {
                 let took = match task {
-                    Task::SignedTrips => unreachable!("of bare rustdds alone"),
+                    Task::SignedTrips | Task::Signing | Task::SigningHot => {
+                        unreachable!("of bare rustdds alone")
+                    }
                     Task::Burst => {
                         let started = Instant::now();
                         for _ in 0..BURST {
@@ -455,7 +491,9 @@ mod linux {
             let (counted, echoed) = (draft("bob", false), draft("bob", true));
             while let Some(task) = tasks.recv().await {
                 let took = match task {
-                    Task::SignedTrips => unreachable!("of bare rustdds alone"),
+                    Task::SignedTrips | Task::Signing | Task::SigningHot => {
+                        unreachable!("of bare rustdds alone")
+                    }
                     Task::Burst => {
                         let started = Instant::now();
                         let mut last = None;

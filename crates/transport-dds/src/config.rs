@@ -131,6 +131,7 @@ impl DdsConfig {
             "window_bytes",
             "be 128 KiB to 64 MiB",
         )?;
+        limit(limits.kept_bytes >= 8 << 20, "kept_bytes", "be at least 8 MiB")?;
         let samples = 1_100..=LOOPBACK_SAMPLE;
         limit(
             samples.contains(&self.max_sample()),
@@ -365,6 +366,10 @@ pub struct DdsLimits {
     /// What a peer may send on the reliable lane before this side has taken what came before: 512 KiB. A sample counts for
     /// 512 bytes more than its payload has.
     pub window_bytes: usize,
+    /// What `rustdds` may keep of what was sent to one peer on the reliable lane: 512 MiB, counted like `window_bytes`, and no
+    /// less than 8 MiB. It drops what was acknowledged only every 6 s, so this also bounds how much is sent: an eighth of it
+    /// at once, and an eighth of it in each second after.
+    pub kept_bytes: usize,
     /// How often a link says that it is alive: 500 ms.
     pub heartbeat: Duration,
     /// Silence, no verified heartbeat, after which a link is down: 3 s.
@@ -391,6 +396,7 @@ impl Default for DdsLimits {
             queue_bytes: 1 << 20,
             event_bytes: 8 << 20,
             window_bytes: 512 << 10,
+            kept_bytes: 512 << 20,
             heartbeat: Duration::from_millis(500),
             silence: Duration::from_secs(3),
             write_timeout: Duration::from_secs(1),

@@ -7,6 +7,8 @@
 //!   dead stall nobody but themselves, and a time limit around each write.
 //! - The ordinary `DataReader` takes time in proportion to what waits: the simple one, except for presence, which is rare.
 //! - A writer with a deadline of 5 ms repairs losses quickly.
+//! - A reliable writer with a reader keeps every sample until a timer of 6 s: neither history nor resource limits make it drop one
+//!   before. So what is written is paced (`sending.rs`).
 //! - The library never removes what it knows about a topic: a few hundred bytes for each life of a peer.
 
 use std::{

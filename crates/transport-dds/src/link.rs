@@ -163,6 +163,7 @@ impl Link {
             [Arc::clone(&common.name), hello.from.as_str().into()],
             hello.link,
             hello.window,
+            limits,
             common.max_sample,
         );
         let (outbound, waiting) = Outbound::new(

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
@@ -55,13 +55,13 @@ impl Meter {
 
 /// Holds what may be used within one second.
 #[derive(Debug)]
-struct Bucket {
+pub(crate) struct Bucket {
     left: f64,
     at: Instant,
 }
 
 impl Bucket {
-    fn full(rate: f64, now: Instant) -> Self {
+    pub(crate) fn full(rate: f64, now: Instant) -> Self {
         Self { left: rate, at: now }
     }
 
@@ -72,12 +72,22 @@ impl Bucket {
     }
 
     fn take(&mut self, rate: f64, now: Instant) -> bool {
-        self.refill(rate, now);
-        let enough = self.left >= 1.0;
+        let enough = self.wait(1.0, rate, now).is_zero();
         if enough {
-            self.left -= 1.0;
+            self.spend(1.0);
         }
         enough
+    }
+
+    /// How long it takes until it holds this much.
+    pub(crate) fn wait(&mut self, amount: f64, rate: f64, now: Instant) -> Duration {
+        self.refill(rate, now);
+        let missing = (amount - self.left).max(0.0);
+        Duration::try_from_secs_f64(missing / rate).unwrap_or(Duration::MAX)
+    }
+
+    pub(crate) fn spend(&mut self, amount: f64) {
+        self.left -= amount;
     }
 
     fn is_full(&mut self, rate: f64, now: Instant) -> bool {
@@ -88,8 +98,6 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// Falsified by one participant that uses up what others may use, or by more checks than the bound in all.

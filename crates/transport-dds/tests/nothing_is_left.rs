@@ -14,13 +14,7 @@ use ifmesh_transport_dds::DdsTransport;
 /// Threads, descriptors, resident kilobytes.
 fn used() -> (usize, usize, usize) {
     let count = |folder: &str| fs::read_dir(folder).unwrap().count();
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let resident = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    let resident = resident.trim().trim_end_matches(" kB").parse().unwrap();
-    (count("/proc/self/task"), count("/proc/self/fd"), resident)
+    (count("/proc/self/task"), count("/proc/self/fd"), resident_kb())
 }
 
 #[test]

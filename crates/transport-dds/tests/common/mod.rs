@@ -23,6 +23,13 @@ pub(crate) fn id(text: &str) -> AgentId {
     AgentId::new(text).unwrap()
 }
 
+/// Of this process, in kilobytes.
+pub(crate) fn resident_kb() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 /// The key that everybody knows to be `name`'s.
 pub(crate) fn identity(name: &str) -> Identity {
     let mut seed = [0; 32];
