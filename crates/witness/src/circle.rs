@@ -36,8 +36,11 @@ const PATIENCE: u32 = 10;
 /// No peer is told the same again sooner.
 const REPEAT_MILLIS: i64 = 5_000;
 
-/// A third agent's checkpoint is shown to a peer so often at most.
+/// A third agent's checkpoint is shown to a peer so often at most,
 const GOSSIP_MILLIS: i64 = 5_000;
+
+/// and one that is still the same, so often.
+const GOSSIP_AGAIN_MILLIS: i64 = 600_000;
 
 /// No peer makes this agent read its log from disk more often.
 const PROVE_MILLIS: i64 = 5_000;
@@ -232,7 +235,22 @@ struct Peer {
     answer: Option<Grew>,
     proved_at: Option<Timestamp>,
     gossiped_at: Option<Timestamp>,
-    gossip_cursor: Option<AgentId>,
+    round: Round,
+    /// Which of [`Circle::changes`] brought `held`.
+    changed: u64,
+}
+
+/// A peer is shown what is held of third agents' logs in rounds, by name: whoever signs often is not shown later for it.
+#[derive(Debug, Clone, Default)]
+struct Round {
+    /// Who was shown last.
+    cursor: Option<AgentId>,
+    /// The round is about what changed after this change: it has been shown before otherwise.
+    since: u64,
+    /// The last change before the round began.
+    began: u64,
+    /// When a round about everything began.
+    whole_at: Option<Timestamp>,
 }
 
 /// What this agent knows of its peers' logs, and they of its own.
@@ -247,6 +265,8 @@ pub struct Circle {
     peers: BTreeMap<AgentId, Peer>,
     /// Our own checkpoints, by size, with cosignature lines.
     gathered: BTreeMap<u64, (Checkpoint, BTreeMap<AgentId, String>)>,
+    /// How often what is held of a peer was replaced.
+    changes: u64,
 }
 
 impl Circle {
@@ -268,7 +288,7 @@ impl Circle {
             kind: error.kind(),
         };
         fs::create_dir_all(&folder).map_err(|error| at(&folder, &error))?;
-        let mut peers = BTreeMap::new();
+        let (mut peers, mut changes) = (BTreeMap::new(), 0);
         let mut entries: Vec<PathBuf> = fs::read_dir(&folder)
             .map_err(|error| at(&folder, &error))?
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
@@ -281,7 +301,8 @@ impl Circle {
             if let Some((agent, held)) = read_held(&path, &text, &known) {
                 let peer: &mut Peer = peers.entry(agent).or_default();
                 peer.history.push_back(held.clone());
-                peer.held = Some(held);
+                changes += 1;
+                (peer.held, peer.changed) = (Some(held), changes);
             } else if let Ok(evidence) = serde_json::from_str::<Evidence>(&text) {
                 let peer: &mut Peer = peers.entry(evidence.agent).or_default();
                 peer.is_forked = true;
@@ -294,6 +315,7 @@ impl Circle {
             folder,
             peers,
             gathered: BTreeMap::new(),
+            changes,
         })
     }
 
@@ -359,7 +381,8 @@ impl Circle {
             if peer.history.len() > HISTORY {
                 peer.history.pop_front();
             }
-            peer.held = Some(next);
+            self.changes += 1;
+            (peer.held, peer.changed) = (Some(next), self.changes);
             (peer.owe_holds, peer.unproven, peer.shorter) = (true, 0, 0);
         }
     }
@@ -694,31 +717,44 @@ impl Circle {
         effects
     }
 
-    /// A third agent's checkpoint, each in its turn.
+    /// A third agent's checkpoint, each in its turn, that this peer may not have been shown yet.
     fn gossip(&mut self, peer: &AgentId, now: Timestamp) -> Option<Seen> {
         let state = self.peers.get(peer)?;
-        if state
-            .gossiped_at
-            .is_some_and(|at| (0..GOSSIP_MILLIS).contains(&now.millis_since(at)))
-        {
+        let is_within = |at: Option<Timestamp>, millis| {
+            at.is_some_and(|at: Timestamp| (0..millis).contains(&now.millis_since(at)))
+        };
+        if is_within(state.gossiped_at, GOSSIP_MILLIS) {
             return None;
         }
-        let cursor = state.gossip_cursor.clone();
-        let shows = |(agent, state): (&AgentId, &Peer)| {
-            let held = state.held.as_ref().filter(|_| agent != peer)?;
-            Some((agent.clone(), held.note().to_owned()))
+        let next = |round: &Round| {
+            let is_due = |agent: &AgentId, other: &Peer| {
+                agent != peer
+                    && other.changed > round.since
+                    && round.cursor.as_ref().is_none_or(|cursor| agent > cursor)
+            };
+            self.peers
+                .iter()
+                .filter(|(agent, other)| is_due(agent, other))
+                .find_map(|(agent, other)| Some((agent.clone(), other.held.as_ref()?.note().to_owned())))
         };
-        let after = self
-            .peers
-            .iter()
-            .filter(|(agent, _)| cursor.as_ref().is_none_or(|cursor| *agent > cursor));
-        let (agent, note) = after
-            .filter_map(shows)
-            .next()
-            .or_else(|| self.peers.iter().find_map(shows))?;
+        let mut round = state.round.clone();
+        let mut found = next(&round).filter(|_| round.whole_at.is_some());
+        if found.is_none() {
+            let is_whole = !is_within(round.whole_at, GOSSIP_AGAIN_MILLIS);
+            round = Round {
+                cursor: None,
+                since: if is_whole { 0 } else { round.began },
+                began: self.changes,
+                whole_at: if is_whole { Some(now) } else { round.whole_at },
+            };
+            found = next(&round);
+        }
+        if let Some((agent, _)) = &found {
+            round.cursor = Some(agent.clone());
+        }
         let state = self.peers.get_mut(peer)?;
-        (state.gossiped_at, state.gossip_cursor) = (Some(now), Some(agent.clone()));
-        Some(Seen { agent, note })
+        (state.gossiped_at, state.round) = (Some(now), round);
+        found.map(|(agent, note)| Seen { agent, note })
     }
 }
 

@@ -203,6 +203,53 @@ fn honest_peers_cosign_each_other_and_nobody_is_accused() {
     }
 }
 
+/// Where nothing changes nothing is said, but once in a while; what is new of an agent's log is shown by all to all.
+#[test]
+fn what_others_were_shown_is_gossip_while_it_is_new() {
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let names = ["alice", "bob", "carol"];
+    let nodes = names.iter().zip(&dirs);
+    let mut world = World::of(nodes.map(|(name, dir)| Node::start(name, dir.path())).collect());
+    let all = &[("alice", "bob"), ("alice", "carol"), ("bob", "carol")];
+    let gossip = |world: &World| {
+        let seen = world.said.iter().filter(|(_, said)| said["seen"].is_object());
+        let mut seen: Vec<_> = seen
+            .map(|(by, said)| format!("{by} of {}", said["seen"]["agent"].as_str().unwrap()))
+            .collect();
+        seen.sort();
+        seen
+    };
+    for name in names {
+        world.node(name).grow(5);
+    }
+    world.pass(30, all);
+    world.said.clear();
+    world.pass(120, all);
+    assert_eq!(world.said, []);
+
+    world.node("alice").grow(1);
+    world.pass(15, all);
+    let mut shown = gossip(&world);
+    // Twice at most: in the round in which it changed, and in the next.
+    assert!(shown.len() <= 4, "{shown:?}");
+    shown.dedup();
+    assert_eq!(shown, ["bob of alice", "carol of alice"]);
+
+    // Somebody may have missed it.
+    world.said.clear();
+    world.pass(600, all);
+    let others = |by| {
+        names
+            .iter()
+            .filter(move |of| **of != by)
+            .map(move |of| format!("{by} of {of}"))
+    };
+    assert_eq!(
+        gossip(&world),
+        names.into_iter().flat_map(others).collect::<Vec<_>>()
+    );
+}
+
 #[test]
 fn a_log_that_goes_on_after_a_restart_is_proved_from_disk() {
     let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
