@@ -41,7 +41,7 @@ pub struct Verified {
 /// [`verify_against`].
 ///
 /// Memory: the checkpoints of one segment. Time: a microsecond or two for each line. A log that is being written may
-/// show a torn end.
+/// show a torn end, and in the moment of its opening no checkpoint over that.
 ///
 /// # Errors
 /// The first thing that is wrong, with segment and line; or why the disk could not be read.

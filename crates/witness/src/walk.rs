@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     checkpoint::{Checkpoint, CheckpointError, LogKeys},
-    record::{BadLine, MAX_LINE, Record},
+    record::{BadLine, Event, MAX_LINE, Record},
     tree::{Frontier, Hash},
 };
 
@@ -96,6 +96,14 @@ pub enum FaultKind {
     )]
     Root {
         /// The lines that the checkpoint covers.
+        size: u64,
+    },
+    /// An opening is under a checkpoint on disk before the log takes any other line, and here no checkpoint covers it.
+    #[error(
+        "no checkpoint covers the `log_opened` of line number {size} of the log, and more follows it: the checkpoints were removed"
+    )]
+    UnsignedOpening {
+        /// The lines up to the opening.
         size: u64,
     },
     /// Lines that were signed are gone.
@@ -191,6 +199,7 @@ pub(crate) fn walk(
     let mut walk = Walk {
         keys,
         held: held.into(),
+        opening: 0,
         done: Walked::default(),
     };
     let segments = segments(dir)?;
@@ -246,6 +255,8 @@ struct Walk<'a> {
     keys: &'a LogKeys,
     /// Those that more lines than have been seen are to be held against, the smallest first.
     held: VecDeque<Checkpoint>,
+    /// The lines up to the last opening.
+    opening: u64,
     done: Walked,
 }
 
@@ -258,6 +269,10 @@ impl Walk<'_> {
         on_line: &mut impl FnMut(&WalkedLine<'_>),
     ) -> Result<(), VerifyError> {
         let signed = self.checkpoints(dir, segment, is_last)?;
+        let covered = signed
+            .last()
+            .or(self.done.last.as_ref())
+            .map_or(0, Checkpoint::size);
         let mut signed = signed.into_iter().peekable();
         let path = segment_path(dir, segment);
         let file = File::open(&path).map_err(|error| io_error(&path, &error))?;
@@ -287,6 +302,12 @@ impl Walk<'_> {
                 break;
             };
             let (record, leaf) = self.line(line).map_err(|kind| fault(segment, number + 1, kind))?;
+            if record.event == Event::LogOpened {
+                self.opening = self.done.frontier.size();
+            } else if covered < self.opening {
+                let size = self.opening;
+                return Err(fault(segment, since, FaultKind::UnsignedOpening { size }));
+            }
             on_line(&WalkedLine {
                 bytes: line,
                 record: &record,

@@ -206,6 +206,22 @@ fn the_tamper_matrix() {
             FaultKind::CheckpointOrder { number: 3, size: 4 },
         ),
         (
+            "the checkpoints removed",
+            |dir| fs::remove_file(checkpoints(dir, 0)).unwrap(),
+            1,
+            FaultKind::UnsignedOpening { size: 1 },
+        ),
+        (
+            "the checkpoints of a second life removed",
+            |dir| {
+                let first = notes(dir).concat();
+                small_log(dir, 2);
+                fs::write(checkpoints(dir, 0), first).unwrap();
+            },
+            12,
+            FaultKind::UnsignedOpening { size: 12 },
+        ),
+        (
             "the segment removed, its checkpoints left",
             |dir| fs::remove_file(segment(dir, 0)).unwrap(),
             1,
