@@ -14,7 +14,7 @@
 //! The round trip of messages is compared with that of bare `rustdds` and the time that signing and verifying its two messages
 //! takes, from a draft to the bytes of a frame and from those to a verified message. That time is taken where it is spent, in the
 //! round trips of a program over bare `rustdds` that does so itself, in between of which its thread sleeps; in a loop it is less,
-//! which is printed, too. What was measured stands in the documentation of the crate.
+//! which is printed, too. So is the round trip of a program that spins for as long instead: what busy threads cost DDS. What was measured stands in the documentation of the crate.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -81,7 +81,7 @@ mod linux {
         let pairs = [("rustdds", raw), ("frames", frames), ("messages", messages)];
         let mut rates = [(); 3].map(|()| Vec::new());
         let mut trips = [(); 3].map(|()| Vec::new());
-        let (mut signed_trips, mut signing, mut signing_hot) = (Vec::new(), Vec::new(), Vec::new());
+        let [mut signed_trips, mut signing, mut signing_hot, mut busy_trips] = [(); 4].map(|()| Vec::new());
         for round in 0..=ROUNDS {
             for (n, (name, pair)) in pairs.iter().enumerate() {
                 let rate = BURST as f64 / pair.run(Task::Burst).as_secs_f64();
@@ -93,24 +93,33 @@ mod linux {
                     trips[n].push(trip.as_secs_f64() * 1e6);
                 }
             }
-            let [trip, cold, hot] =
-                [Task::SignedTrips, Task::Signing, Task::SigningHot].map(|task| pairs[0].1.run(task));
+            let tasks = [
+                Task::SignedTrips,
+                Task::Signing,
+                Task::SigningHot,
+                Task::BusyTrips,
+            ];
+            let [trip, cold, hot, busy] = tasks.map(|task| pairs[0].1.run(task));
             println!(
-                "rustdds, and the program signs: round trip {trip:?}, of it signing and verifying {cold:?}; {hot:?} in a loop"
+                "rustdds, and the program signs: round trip {trip:?}, of it signing and verifying {cold:?}; {hot:?} in a loop; \
+                 the program spins: round trip {busy:?}"
             );
             if round > 0 {
                 signed_trips.push(trip.as_secs_f64() * 1e6);
                 signing.push(cold.as_secs_f64() * 1e6);
                 signing_hot.push(hot.as_secs_f64() * 1e6);
+                busy_trips.push(busy.as_secs_f64() * 1e6);
             }
         }
         let [raw_rate, frame_rate, message_rate] = rates.map(median);
         let [raw_trip, frame_trip, message_trip] = trips.map(median);
-        let [signed_trip, signing, signing_hot] = [signed_trips, signing, signing_hot].map(median);
+        let [signed_trip, signing, signing_hot, busy_trip] =
+            [signed_trips, signing, signing_hot, busy_trips].map(median);
         println!(
             "medians of {ROUNDS} rounds, {SIZE} B:\n\
              rustdds  {raw_rate:8.0} samples/s,  round trip {raw_trip:4.0} us; {signed_trip:.0} us where the program signs and verifies\n\
-             signing and verifying both messages {signing:.0} us between sleeps, {signing_hot:.0} us in a loop\n\
+             signing and verifying both messages {signing:.0} us between sleeps, {signing_hot:.0} us in a loop; \
+             round trip where the program spins as long {busy_trip:.0} us\n\
              frames   {frame_rate:8.0} frames/s,   round trip {frame_trip:4.0} us; ratio {:.2}, {:+.0} us\n\
              messages {message_rate:8.0} messages/s, round trip {message_trip:4.0} us; ratio {:.2}, {:+.0} us \
              beside rustdds, signing and verifying; {:+.0} us beside the program",
@@ -139,6 +148,8 @@ mod linux {
         Signing,
         /// The same, in a loop that does nothing else.
         SigningHot,
+        /// Round trips of a program that spins for as long as signing and verifying took.
+        BusyTrips,
     }
 
     /// Two agents that do what they are told.
@@ -248,6 +259,8 @@ mod linux {
     const ECHO: u64 = 1;
     const COUNT: u64 = 2;
     const SIGNED: u64 = 3;
+    /// With the nanoseconds that the receiver spins for as its number.
+    const BUSY: u64 = 4;
     /// Samples that are acknowledged together, and that may be under way.
     const ACK_EVERY: u64 = 64;
     const WINDOW: u64 = 512;
@@ -341,6 +354,22 @@ mod linux {
                         signing = 2 * middle(signings);
                         middle(trips)
                     }
+                    Task::BusyTrips => {
+                        // Each side spins once before it sends.
+                        let spin = signing / 2;
+                        let payload = Bytes::from(vec![7; program.sign().len()]);
+                        let mut trips = Vec::new();
+                        for _ in 0..TRIPS {
+                            let started = Instant::now();
+                            spin_for(spin);
+                            let number = u64::try_from(spin.as_nanos()).unwrap();
+                            let question = sample([&alice, &bob], BUSY, number, payload.clone());
+                            to.async_write(question, None).await.unwrap();
+                            expect(BUSY, number).await;
+                            trips.push(started.elapsed());
+                        }
+                        middle(trips)
+                    }
                     Task::Signing => signing,
                     Task::SigningHot => {
                         let (mut one, mut other) =
@@ -373,6 +402,9 @@ mod linux {
                     if question.number == BURST {
                         expected = 1;
                     }
+                }
+                if question.link == BUSY {
+                    spin_for(Duration::from_nanos(question.number));
                 }
                 let mut answer = question.payload;
                 if question.link == SIGNED {
@@ -417,7 +449,7 @@ mod linux {
             while !matches!(alice.recv().await.unwrap(), TransportEvent::LinkUp { .. }) {}
             while let Some(task) = tasks.recv().await {
                 let took = match task {
-                    Task::SignedTrips | Task::Signing | Task::SigningHot => {
+                    Task::SignedTrips | Task::Signing | Task::SigningHot | Task::BusyTrips => {
                         unreachable!("of bare rustdds alone")
                     }
                     Task::Burst => {
@@ -491,7 +523,7 @@ mod linux {
             let (counted, echoed) = (draft("bob", false), draft("bob", true));
             while let Some(task) = tasks.recv().await {
                 let took = match task {
-                    Task::SignedTrips | Task::Signing | Task::SigningHot => {
+                    Task::SignedTrips | Task::Signing | Task::SigningHot | Task::BusyTrips => {
                         unreachable!("of bare rustdds alone")
                     }
                     Task::Burst => {
@@ -532,6 +564,13 @@ mod linux {
     fn middle(mut trips: Vec<Duration>) -> Duration {
         trips.sort_unstable();
         trips[trips.len() / 2]
+    }
+
+    fn spin_for(time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
     }
 
     /// What signs and verifies messages by itself, without a session.

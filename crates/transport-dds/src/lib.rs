@@ -27,11 +27,14 @@
 //! Where the two cores were shared, a session was seen at 0.51 to 0.91 of the rate. Link-time optimisation (`thin`), a window of
 //! 1,000 messages, and an acknowledgement for each 128 instead of 64 brought nothing that stood out from the spread.
 //!
-//! The program that signs is the measure of a session's round trip because the sum of its parts is not what anybody gets. By
-//! the clock, signing and verifying both messages takes 118 to 123 us in its round trips, and 108 to 117 us in a loop (two later
-//! runs, when the machine was slower: a session had 0.73 and 0.76 of the rate). Added to the round trip of bare `rustdds` that is 60 to 77 us less
-//! than the program takes, and 87 to 98 us less than a session does. What the program loses there is not explained; a session adds 21
-//! to 28 us to it.
+//! Five later runs, on a machine that was slower and less even: a session had 0.73, 0.73, 0.76, 0.90 and 0.96 of the rate, and its round trip
+//! took 16, 21, 28, 35 and 70 us more than the program that signs.
+//!
+//! That program is the measure of a round trip because the sum of its parts is not what anybody gets. By the clock, signing
+//! and verifying both messages takes 114 to 123 us in its round trips, 104 to 117 us in a loop. Added to the round trip of bare
+//! `rustdds` that is 32 to 77 us less than the program takes, and 67 to 104 us less than a session does. A part of it is that threads
+//! wake later where the program is busy in between: one that spins for as long as signing takes has a round trip of 14 to 29 us
+//! more than that sum (three runs). The rest is not explained.
 //!
 //! Where a round trip goes, in microseconds for one way (medians of 14,000, in one run with marks in the code, when each message still
 //! brought the acknowledgement of the last one; now one does every 5 ms):
