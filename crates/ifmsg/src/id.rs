@@ -104,7 +104,12 @@ id_newtype! {
 impl MessageId {
     /// `run-number`, as a session names messages whose drafts have no id of their own.
     pub fn of_numbers(run: u64, number: u64) -> Self {
-        Self(format!("{run}-{number}").into())
+        let (mut of_run, mut of_number) = (itoa::Buffer::new(), itoa::Buffer::new());
+        Self(
+            [of_run.format(run), "-", of_number.format(number)]
+                .concat()
+                .into(),
+        )
     }
 }
 

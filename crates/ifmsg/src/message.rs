@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     AgentId, Destination, MessageId, Performative, Timestamp,
-    canonical::{self, CanonicalError, Limits, Member},
+    canonical::{self, CanonicalError, Limits, Member, ObjectDocument},
     hex::hex_newtype,
 };
 
@@ -419,46 +419,42 @@ impl Content {
         limits: &Limits,
     ) -> Result<Self, DraftError> {
         check_draft(&header, payload, &mut extensions)?;
-        let mut body = Vec::with_capacity(512);
-        let mut object = ObjectWriter::new(&mut body);
+        let mut object = ObjectDocument::new(limits, 512)?;
         // In the order of RFC 8785, section 3.2.3: sorted by name.
         if !header.citation_ids.is_empty() {
-            object.raw(
-                "citation_ids",
-                &canonical::to_canonical(&header.citation_ids, limits)?,
-            );
+            object.member("citation_ids", &header.citation_ids)?;
         }
-        object.optional(
-            "conversation_id",
-            header.conversation_id.as_ref().map(MessageId::as_str),
-        );
+        if let Some(id) = &header.conversation_id {
+            object.member("conversation_id", id.as_str())?;
+        }
         if header.delivery != Delivery::default() {
-            object.text("delivery", header.delivery.as_str());
+            object.member("delivery", header.delivery.as_str())?;
         }
-        object.text("destination", header.destination.as_str());
-        object.number("epoch", header.epoch);
-        object.optional("expires", header.expires.map(|at| at.to_string()).as_deref());
-        object.text("id", header.id.as_str());
-        object.optional("in_reply_to", header.in_reply_to.as_ref().map(MessageId::as_str));
-        object.number("level", header.level as u64);
-        let canonical_payload = canonical::to_canonical(payload, limits)?;
-        let payload = object.raw("payload", &canonical_payload);
-        object.optional(
-            "performative",
-            header.performative.as_ref().map(Performative::as_str),
-        );
-        object.number("sequence_num", header.sequence);
-        let source_at = object.text("source", header.source.as_str());
-        object.text("timestamp", &header.timestamp.to_string());
-        object.optional("traceId", header.trace_id.map(|id| id.to_hex()).as_deref());
-        object.text("version", VERSION);
+        object.member("destination", header.destination.as_str())?;
+        object.member("epoch", &header.epoch)?;
+        if let Some(at) = header.expires {
+            object.member("expires", &at.to_string())?;
+        }
+        object.member("id", header.id.as_str())?;
+        if let Some(id) = &header.in_reply_to {
+            object.member("in_reply_to", id.as_str())?;
+        }
+        object.member("level", &(header.level as u64))?;
+        let payload = object.member("payload", payload)?;
+        if let Some(act) = &header.performative {
+            object.member("performative", act.as_str())?;
+        }
+        object.member("sequence_num", &header.sequence)?;
+        let source_at = object.member("source", header.source.as_str())?.start - SOURCE_NAME.len();
+        object.member("timestamp", &header.timestamp.to_string())?;
+        if let Some(id) = header.trace_id {
+            object.member("traceId", &id.to_hex())?;
+        }
+        object.member("version", VERSION)?;
         for (name, value) in &extensions {
-            object.raw(name, &canonical::to_canonical(value, limits)?);
+            object.member(name, value)?;
         }
-        object.finish();
-        // The parts are canonical; the whole must keep the bounds as well.
-        canonical::check(&body, limits)?;
-        let body = Bytes::from(body);
+        let body = Bytes::from(object.finish()?);
         let digest = digest(&body);
         Ok(Self {
             body,
@@ -587,7 +583,7 @@ impl Fields {
             }
             "source" => {
                 self.source = Some(text("source", &member, |text| AgentId::new(text), ID)?);
-                self.source_at = member.span.start - "\"source\":".len();
+                self.source_at = member.span.start - SOURCE_NAME.len();
             }
             "destination" => {
                 self.destination = Some(text(
@@ -651,6 +647,9 @@ impl Fields {
         Ok(())
     }
 }
+
+/// What stands before the value of `source`.
+const SOURCE_NAME: &str = "\"source\":";
 
 const ID: &str = "an id is needed: 1 to 128 characters out of A-Z a-z 0-9 . _ : / @ + -";
 const TIME: &str = "a timestamp is needed: YYYY-MM-DDTHH:MM:SS.sssZ";
@@ -739,56 +738,4 @@ fn check_draft(
         return Err(DraftError::Extension(bad.clone()));
     }
     Ok(())
-}
-
-/// Writes members of an object whose names come in order.
-struct ObjectWriter<'a> {
-    out: &'a mut Vec<u8>,
-}
-
-impl<'a> ObjectWriter<'a> {
-    fn new(out: &'a mut Vec<u8>) -> Self {
-        out.push(b'{');
-        Self { out }
-    }
-
-    /// Writes a name, and says where it stands.
-    fn name(&mut self, name: &str) -> usize {
-        if self.out.last() != Some(&b'{') {
-            self.out.push(b',');
-        }
-        let start = self.out.len();
-        canonical::write_string(self.out, name);
-        self.out.push(b':');
-        start
-    }
-
-    /// Writes canonical bytes, and says where they stand.
-    fn raw(&mut self, name: &str, value: &[u8]) -> Range<usize> {
-        self.name(name);
-        let start = self.out.len();
-        self.out.extend_from_slice(value);
-        start..self.out.len()
-    }
-
-    fn text(&mut self, name: &str, value: &str) -> usize {
-        let start = self.name(name);
-        canonical::write_string(self.out, value);
-        start
-    }
-
-    fn optional(&mut self, name: &str, value: Option<&str>) {
-        if let Some(value) = value {
-            self.text(name, value);
-        }
-    }
-
-    fn number(&mut self, name: &str, value: u64) {
-        self.name(name);
-        self.out.extend_from_slice(value.to_string().as_bytes());
-    }
-
-    fn finish(self) {
-        self.out.push(b'}');
-    }
 }

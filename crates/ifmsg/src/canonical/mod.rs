@@ -64,6 +64,7 @@ mod writer;
 
 pub use error::{CanonicalError, CanonicalErrorKind};
 pub use number::write_number;
+pub(crate) use serialise::ObjectDocument;
 pub use string::write_string;
 pub use value::{Elements, Member, Members, Value, ValueKind};
 

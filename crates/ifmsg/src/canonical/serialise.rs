@@ -1,14 +1,63 @@
 //! Writes what serde serialises, in the shapes that `serde_json` gives it.
 
+use std::ops::Range;
+
 use serde::ser::{self, Serialize};
 
 use super::{
-    CanonicalError, CanonicalErrorKind as Kind,
+    CanonicalError, CanonicalErrorKind as Kind, Limits,
     number::{MAX_SAFE_INTEGER, check_range, write_number},
     rewriter::Rewriter,
     string::{unescape, write_escaped},
     writer::{Object, Writer},
 };
+
+/// An object that is written member by member, in the order of their names.
+pub(crate) struct ObjectDocument {
+    writer: Writer,
+    object: Object,
+    /// Of the members' values.
+    depth: u16,
+}
+
+impl ObjectDocument {
+    pub(crate) fn new(limits: &Limits, capacity: usize) -> Result<Self, CanonicalError> {
+        let mut writer = Writer::new(limits, capacity);
+        writer.count_value(0)?;
+        Ok(Self {
+            object: writer.begin_object(),
+            writer,
+            depth: limits.depth().checked_sub(1).ok_or(Kind::TooDeep.at(0))?,
+        })
+    }
+
+    /// Writes a member, and says where its value stands. One that does not come after all before it is refused.
+    pub(crate) fn member<T: Serialize + ?Sized>(
+        &mut self,
+        name: &str,
+        value: &T,
+    ) -> Result<Range<usize>, CanonicalError> {
+        let Self { writer, object, .. } = self;
+        let offset = writer.out.len();
+        writer.begin_name(object, offset)?;
+        let start = writer.out.len();
+        writer.out.push(b'"');
+        let escaped = write_escaped(&mut writer.out, name.as_bytes());
+        writer.out.push(b'"');
+        writer.end_name(object, start, escaped, offset)?;
+        if !object.is_sorted() {
+            return Err(Kind::NotSorted.at(offset));
+        }
+        let value_at = writer.out.len();
+        value.serialize(Serialiser::new(writer, self.depth))?;
+        Ok(value_at..writer.out.len())
+    }
+
+    pub(crate) fn finish(mut self) -> Result<Vec<u8>, CanonicalError> {
+        self.writer.end_object(&self.object)?;
+        self.writer.finish()
+    }
+}
 
 pub(super) struct Serialiser<'w> {
     writer: &'w mut Writer,
@@ -97,7 +146,7 @@ macro_rules! integers {
         fn $method(self, value: $type) -> Result<(), CanonicalError> {
             #[allow(unused_comparisons, reason = "the unsigned types share this")]
             let magnitude = if value < 0 { (value as i128).unsigned_abs() } else { value as u128 };
-            self.integer(magnitude, &value.to_string())
+            self.integer(magnitude, itoa::Buffer::new().format(value))
         }
     )*};
 }

@@ -176,6 +176,12 @@ impl Writer {
     }
 }
 
+impl Object {
+    pub(super) fn is_sorted(&self) -> bool {
+        self.sorted
+    }
+}
+
 impl Slot {
     fn name<'a>(&self, out: &'a [u8]) -> Name<'a> {
         Name {
