@@ -16,25 +16,23 @@
 //! # What it costs
 //! `cargo bench -p ifmesh-transport-dds` compares it with bare `rustdds` on samples of the same type, size and QoS, whose
 //! receiving program acknowledges what it takes. Each of its figures is a median of seven rounds at 300 B; these are those of
-//! seven runs in a row on two cores that did nothing else:
+//! eight runs in a row on two cores that did nothing else:
 //!
 //! | | a second | round trip |
 //! |---|---|---|
-//! | `rustdds`, samples | 204,000 to 224,000 | 95 to 111 us; 226 to 257 us where the program signs and verifies messages itself |
-//! | this transport, unsigned frames | 0.71 to 0.86 of that, 0.77 in the median | 10 us less to 7 us more, the same in the median |
-//! | a session over it, signed and acknowledged messages, about 50 under one signature | 0.73 to 0.89 of that, 0.81 in the median | 8 to 53 us more than the program that signs, 23 us in the median |
+//! | `rustdds`, samples | 188,000 to 219,000 | 102 to 127 us; 236 to 286 us where the program signs and verifies messages itself |
+//! | this transport, unsigned frames | 0.70 to 0.91 of that, 0.80 in the median | 13 us less to 19 us more, the same in the median |
+//! | a session over it, signed and acknowledged messages, about 50 under one signature | 0.74 to 0.92 of that, 0.87 in the median | 20 to 77 us more than the program that signs, 28 us in the median |
 //!
-//! Where the two cores were shared, a session was seen at 0.51 to 0.91 of the rate. Link-time optimisation (`thin`), a window of
-//! 1,000 messages, and an acknowledgement for each 128 instead of 64 brought nothing that stood out from the spread.
-//!
-//! Five later runs, on a machine that was slower and less even: a session had 0.73, 0.73, 0.76, 0.90 and 0.96 of the rate, and its round trip
-//! took 16, 21, 28, 35 and 70 us more than the program that signs.
+//! Where the two cores were shared, a session was seen at 0.51 to 0.91 of the rate, before a message was written in one pass. Link-time
+//! optimisation (`thin`), a window of 1,000 messages, and an acknowledgement for each 128 instead of 64 brought nothing that stood
+//! out from the spread.
 //!
 //! That program is the measure of a round trip because the sum of its parts is not what anybody gets. By the clock, signing
-//! and verifying both messages takes 114 to 123 us in its round trips, 104 to 117 us in a loop. Added to the round trip of bare
-//! `rustdds` that is 32 to 77 us less than the program takes, and 67 to 104 us less than a session does. A part of it is that threads
-//! wake later where the program is busy in between: one that spins for as long as signing takes has a round trip of 14 to 29 us
-//! more than that sum (three runs). The rest is not explained.
+//! and verifying both messages takes 109 to 132 us in its round trips, 101 to 119 us in a loop. Added to the round trip of bare
+//! `rustdds` that is 13 to 56 us less than the program takes, and 50 to 98 us less than a session does. Most of it is that threads
+//! wake later where the program is busy in between: one that spins for as long as signing takes has a round trip of 3 to 52 us
+//! more than that sum.
 //!
 //! Where a round trip goes, in microseconds for one way (medians of 14,000, in one run with marks in the code, when each message still
 //! brought the acknowledgement of the last one; now one does every 5 ms):
