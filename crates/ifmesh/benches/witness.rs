@@ -13,15 +13,16 @@
 //!
 //! | over | policy | without | with | ratio | processor time without, with |
 //! |---|---|---|---|---|---|
-//! | WebRTC | best effort | 90,382 | 70,255 | 0.84 (0.77 to 0.87) | 17.9 us, 22.3 us |
-//! | WebRTC | required | 86,281 | 68,930 | 0.78 (0.74 to 0.81) | 18.4 us, 23.7 us |
-//! | mesh | best effort | 122,508 | 87,396 | 0.68 (0.61 to 0.71) | 12.4 us, 17.1 us |
-//! | mesh | required | 145,098 | 87,616 | 0.66 (0.56 to 0.70) | 10.9 us, 16.1 us |
+//! | WebRTC | best effort | 123,473 | 90,662 | 0.76 (0.70 to 0.82) | 13.8 us, 18.0 us |
+//! | WebRTC | required | 130,632 | 99,628 | 0.77 (0.71 to 0.82) | 12.9 us, 16.9 us |
+//! | mesh | best effort | 177,634 | 120,829 | 0.67 (0.60 to 0.72) | 9.1 us, 12.8 us |
+//! | mesh | required | 179,771 | 119,969 | 0.68 (0.65 to 0.72) | 9.1 us, 12.7 us |
 //!
-//! Short of the 0.9 that it should be. Both cores are busy, so what the three records of a message cost, 4.3 to 5.3 us here, is
+//! Short of the 0.9 that it should be. Both cores are busy, so what the three records of a message cost, 3.6 to 4.2 us here, is
 //! nearly all of the difference. By a profile of the rounds over WebRTC about 1 us of it is writing lines to the page cache and 0.3
-//! us the log's own thread, which syncs; the rest is SHA-256 over 1.3 KB of lines and the tree's nodes, allocations and copies. The
-//! first row in a second run, under the profiler: 0.76 (0.72 to 0.86). So a difference of 0.05 between two runs says nothing.
+//! us the log's own thread, which syncs; the rest is SHA-256 over 1.3 KB of lines and the tree's nodes, allocations and copies. Another
+//! run, when a message took a third more time without a log, had 0.84, 0.78, 0.68 and 0.66; a difference of 0.05 between two runs
+//! says nothing.
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
