@@ -21,7 +21,7 @@ use ifmesh_signaling::{
 };
 use ifmesh_tests::{
     internet::now,
-    interop::{at_loopback, trusted},
+    interop::{aiortc, at_loopback, settings},
     program::{PATIENCE, Running, ifmesh, init},
 };
 use ifmesh_transport::{
@@ -254,20 +254,7 @@ fn frames_that_are_begun_and_never_ended_are_on_record_and_harm_nobody_else() {
         Running::agent(Command::new(ifmesh()), &swarm, name)
     };
     let (mut alice, mut bob) = (agent("alice"), agent("bob"));
-    let python = std::env::var_os("IFMESH_PYTHON")
-        .expect("IFMESH_PYTHON names no Python: `cargo xtask test` makes one and sets it");
-    let settings = json!({
-        "agent": "mallory",
-        "key": fs::read_to_string(swarm.join("keys/mallory.pem")).unwrap(),
-        "trusted": trusted(&swarm),
-        "signaling": url,
-        "epoch": 1_700_000_000_000_u64,
-    });
-    let peer = concat!(env!("CARGO_MANIFEST_DIR"), "/interop/aiortc_peer.py");
-    let mut mallory = Running::start(
-        "mallory",
-        Command::new(python).arg(peer).arg(settings.to_string()),
-    );
+    let mut mallory = aiortc(&settings(&swarm, "mallory", &url));
     mallory.event_where("up", |event| event["peer"] == "alice");
     let mut absent = BTreeSet::from(["bob", "mallory"]);
     while !absent.is_empty() {

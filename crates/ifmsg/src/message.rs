@@ -1,7 +1,7 @@
 //! The message: its header, its canonical body, and how a draft becomes one.
 //!
 //! `Draft -> UnsignedMessage` here, `-> SignedMessage` in [`crate::flight`]; from the network `UnverifiedMessage ->
-//! VerifiedMessage` in [`crate::admission`]. All four hold the same [`Content`]: canonical bytes, scanned once.
+//! VerifiedMessage` in [`crate::admission`]. All four hold the same [`Content`]: canonical bytes, written or scanned once.
 
 use std::{fmt, ops::Range, sync::Arc};
 

@@ -7,7 +7,6 @@
 mod common;
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -168,15 +167,6 @@ fn reader(
         .unwrap()
 }
 
-fn resident() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// A stranger at work on a thread of its own, on the host, until it is dropped. It writes no more samples than it is told to, so that
 /// how much it is beside each message does not depend on the machine.
 struct Stranger {
@@ -277,7 +267,7 @@ async fn a_flood_of_garbage_changes_nothing() {
     let mut processes = Processes::new(1);
     let alice = processes.start(0, "alice", 1).await;
     let bob = processes.start(0, "bob", 1).await;
-    let before = resident();
+    let before = resident_kb();
     let stranger = Stranger::start(&processes.net, || {
         let participant = participant();
         let topics = inboxes(&participant, 4);
@@ -314,7 +304,7 @@ async fn a_flood_of_garbage_changes_nothing() {
     // While the link comes up, too.
     stranger.go_on(1_000);
     talk_beside(&stranger, 1_000, &alice, &bob, 40).await;
-    let grown = resident().saturating_sub(before);
+    let grown = resident_kb().saturating_sub(before);
     let (sent, metrics) = (stranger.sent(), alice.metrics());
     eprintln!("{sent} samples of garbage; {grown} kB more; {metrics:?}");
     // The rest was pushed out of caches, or meant for bob.

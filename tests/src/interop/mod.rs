@@ -74,15 +74,8 @@ pub fn act<F: Foreign>(role: Role, start: impl FnOnce(&Value) -> F) {
     init(&swarm, &[OURS, FORGER, name], "ws://127.0.0.1:1");
     let (_server, url) = Running::signaling(Command::new(ifmesh()), "127.0.0.1:0", &swarm.join("trust.toml"));
     at_loopback(&swarm, OURS, &url);
-    let trusted = trusted(&swarm);
     let mut ours = Running::agent(Command::new(ifmesh()), &swarm, OURS);
-    let mut foreign = start(&json!({
-        "agent": name,
-        "key": fs::read_to_string(swarm.join(format!("keys/{name}.pem"))).unwrap(),
-        "trusted": trusted,
-        "signaling": url,
-        "epoch": 1_700_000_000_000_u64,
-    }));
+    let mut foreign = start(&settings(&swarm, name, &url));
 
     event(&mut foreign, "registered", |_| true);
     event(&mut foreign, role.event(), |event| event["peer"] == OURS);
@@ -213,8 +206,27 @@ fn event(foreign: &mut impl Foreign, name: &str, wanted: impl Fn(&Value) -> bool
     }
 }
 
+/// The foreign peer over aiortc, `tests/interop/aiortc_peer.py`, with its [`settings`].
+pub fn aiortc(settings: &Value) -> Running {
+    let python = std::env::var_os("IFMESH_PYTHON")
+        .expect("IFMESH_PYTHON names no Python: `cargo xtask test` makes one and sets it");
+    let peer = concat!(env!("CARGO_MANIFEST_DIR"), "/interop/aiortc_peer.py");
+    Running::start("aiortc", Command::new(python).arg(peer).arg(settings.to_string()))
+}
+
+/// What a foreign peer must know to be this agent of a swarm.
+pub fn settings(swarm: &Path, agent: &str, url: &str) -> Value {
+    json!({
+        "agent": agent,
+        "key": fs::read_to_string(swarm.join(format!("keys/{agent}.pem"))).unwrap(),
+        "trusted": trusted(swarm),
+        "signaling": url,
+        "epoch": 1_700_000_000_000_u64,
+    })
+}
+
 /// The keys of everybody, by name.
-pub fn trusted(swarm: &Path) -> BTreeMap<String, String> {
+fn trusted(swarm: &Path) -> BTreeMap<String, String> {
     let trust = ifmesh::read_trust(&swarm.join("trust.toml")).unwrap();
     trust
         .bindings()
