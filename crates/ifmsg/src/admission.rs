@@ -4,7 +4,7 @@
 //! the signature once for the whole flight, and no state changes before it has verified. **A replayed message is refused
 //! here**, by the [`ReplayGuard`] of step 3, before its signature costs anything.
 
-use std::{collections::VecDeque, fmt, time::Duration};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -261,14 +261,14 @@ impl Admission {
         let key = checked
             .iter()
             .find_map(|outcome| outcome.as_ref().ok())
-            .map(|resolved| resolved.key);
-        let valid = key.is_some_and(|key| flight.verify_signature(&key).is_ok());
-        let commit = |(index, outcome): (usize, Result<Resolved, Rejection>)| match outcome {
-            Ok(resolved) if valid && key == Some(resolved.key) => {
-                self.commit(flight, index, resolved, now, host)
+            .map(|resolved| Arc::new(resolved.key))
+            .filter(|key| flight.verify_signature(key).is_ok());
+        let commit = |(index, outcome): (usize, Result<Resolved, Rejection>)| match (outcome, &key) {
+            (Ok(resolved), Some(key)) if **key == resolved.key => {
+                self.commit(flight, index, &resolved, key, now, host)
             }
-            Ok(_) => rejected(flight, index, Rejection::BadSignature, None),
-            Err(reason) => rejected(flight, index, reason, None),
+            (Ok(_), _) => rejected(flight, index, Rejection::BadSignature, None),
+            (Err(reason), _) => rejected(flight, index, reason, None),
         };
         checked.into_iter().enumerate().map(commit).collect()
     }
@@ -279,18 +279,20 @@ impl Admission {
         trust: &TrustStore,
         flight: &UnverifiedFlight,
     ) -> Vec<Result<SignedMessage, Rejection>> {
-        let mut verified: Option<(PublicKey, bool)> = None;
+        let mut verified: Option<(Arc<PublicKey>, bool)> = None;
         let resolve = |index: usize| {
-            let (content, _) = &flight.messages[index];
-            let resolved = trust.resolve(&content.header.source, &flight.key)?;
-            check_permissions(&content.header, &resolved)?;
+            let header = &flight.messages[index].content.header;
+            let resolved = trust.resolve(&header.source, &flight.key)?;
+            check_permissions(header, &resolved)?;
             // Once for the whole flight.
-            let (key, valid) = *verified
-                .get_or_insert_with(|| (resolved.key, flight.verify_signature(&resolved.key).is_ok()));
-            if !valid || key != resolved.key {
+            let (key, valid) = verified.get_or_insert_with(|| {
+                let valid = flight.verify_signature(&resolved.key).is_ok();
+                (Arc::new(resolved.key), valid)
+            });
+            if !*valid || **key != resolved.key {
                 return Err(Rejection::BadSignature);
             }
-            Ok(signed(flight, index, resolved.key))
+            Ok(signed(flight, index, key))
         };
         (0..flight.messages.len()).map(resolve).collect()
     }
@@ -322,7 +324,7 @@ impl Admission {
         now: Now,
         host: &impl Host,
     ) -> Result<Resolved, Rejection> {
-        let (content, _) = &flight.messages[index];
+        let content = &flight.messages[index].content;
         let header = &content.header;
         match &header.destination {
             Destination::Agent(agent) if *agent != self.me => {
@@ -355,16 +357,17 @@ impl Admission {
         &mut self,
         flight: &UnverifiedFlight,
         index: usize,
-        resolved: Resolved,
+        resolved: &Resolved,
+        key: &Arc<PublicKey>,
         now: Now,
         host: &impl Host,
     ) -> Admitted {
-        let message = signed(flight, index, resolved.key);
+        let message = signed(flight, index, key);
         let header = message.header();
         let (place, digest) = (place(header), message.digest());
-        let refuse = |reason: Rejection| rejected(flight, index, reason, Some(resolved.key));
+        let refuse = |reason: Rejection| rejected(flight, index, reason, Some(key));
         // Decided again, since an earlier message of the same flight may have changed it.
-        match self.replay.check(&resolved.key, place, &digest, now.elapsed) {
+        match self.replay.check(key, place, &digest, now.elapsed) {
             Verdict::Fresh => {}
             Verdict::NewEpoch => {
                 let age = now.wall.millis_since(header.timestamp).unsigned_abs();
@@ -373,9 +376,9 @@ impl Admission {
                 }
             }
             Verdict::Conflict => {
-                let first = self.history.find(&resolved.key, place);
+                let first = self.history.find(key, place);
                 self.history.push_lie(digest);
-                let mut rejection = rejection(flight, index, Rejection::Equivocation, Some(resolved.key));
+                let mut rejection = rejection(flight, index, Rejection::Equivocation, Some(key));
                 rejection.proof = Some(Box::new(Equivocation {
                     first,
                     second: message,
@@ -391,8 +394,8 @@ impl Admission {
         if pinned && let Err(error) = self.trust.learn(&header.source, resolved.key) {
             return refuse(error.into());
         }
-        let verdict = self.replay.commit(&resolved.key, place, &digest, now.elapsed);
-        if let Err(reason) = check_permissions(header, &resolved) {
+        let verdict = self.replay.commit(key, place, &digest, now.elapsed);
+        if let Err(reason) = check_permissions(header, resolved) {
             return refuse(reason);
         }
         if let Some(at) = header.expires
@@ -428,12 +431,10 @@ fn place(header: &Header) -> Place {
     }
 }
 
-fn signed(flight: &UnverifiedFlight, index: usize, key: PublicKey) -> SignedMessage {
-    let (content, proof) = &flight.messages[index];
+fn signed(flight: &UnverifiedFlight, index: usize, key: &Arc<PublicKey>) -> SignedMessage {
     SignedMessage {
-        content: content.clone(),
-        key,
-        proof: proof.clone(),
+        sealed: flight.messages[index].clone(),
+        key: key.clone(),
     }
 }
 
@@ -441,7 +442,7 @@ fn rejected(
     flight: &UnverifiedFlight,
     index: usize,
     reason: Rejection,
-    verified: Option<PublicKey>,
+    verified: Option<&Arc<PublicKey>>,
 ) -> Admitted {
     Admitted::Rejected(rejection(flight, index, reason, verified))
 }
@@ -451,9 +452,9 @@ fn rejection(
     flight: &UnverifiedFlight,
     index: usize,
     reason: Rejection,
-    verified: Option<PublicKey>,
+    verified: Option<&Arc<PublicKey>>,
 ) -> RejectedMessage {
-    let (content, _) = &flight.messages[index];
+    let content = &flight.messages[index].content;
     RejectedMessage {
         header: Box::new(content.header.clone()),
         key: flight.key.id(),

@@ -10,7 +10,7 @@ use crate::{
     BadSignature, Header, InvalidPublicKey, KeyId, MAX_FLIGHT, MessageDigest, MessageError, PublicKey,
     SUITE_ED25519_SHA256, SignatureBytes, SignedMessage,
     canonical::{self, CanonicalError, Limits, Member},
-    flight::{self, Proof, Siblings},
+    flight::{self, Proof, Sealed, Siblings},
     hex,
     key::key_id,
     merkle::{self, Node},
@@ -39,8 +39,7 @@ pub fn decode(frame: &Bytes, limits: &Limits) -> Result<UnverifiedFlight, Decode
 /// All messages must be of one flight and in its order, as [`crate::sign_flight`] returned them; messages may be left out.
 pub fn encode_binary(messages: &[SignedMessage]) -> Result<Bytes, NotOneFlight> {
     let first = messages.first().ok_or(NotOneFlight)?;
-    let flight = messages.iter().map(|message| (&*message.content, &message.proof));
-    write_binary(first.key.id(), flight)
+    write_binary(first.key.id(), messages.iter().map(|message| &message.sealed))
 }
 
 /// The messages given to [`encode_binary`] are none, or of several flights, or out of order.
@@ -51,7 +50,7 @@ pub struct NotOneFlight;
 impl SignedMessage {
     /// The canonical JSON form: the body and its `signature` member.
     pub fn to_json(&self) -> Vec<u8> {
-        write_json(&self.content, &self.proof, &self.key)
+        write_json(&self.sealed, &self.key)
     }
 }
 
@@ -60,7 +59,7 @@ impl SignedMessage {
 /// It shows what messages claim in their headers, for those who route and log. It hands out no payload.
 pub struct UnverifiedFlight {
     pub(crate) key: KeyClaim,
-    pub(crate) messages: Vec<(Arc<Content>, Proof)>,
+    pub(crate) messages: Vec<Sealed>,
 }
 
 /// How a frame names its key.
@@ -89,26 +88,25 @@ impl UnverifiedFlight {
 
     /// What the messages claim of themselves.
     pub fn headers(&self) -> impl ExactSizeIterator<Item = &Header> {
-        self.messages.iter().map(|(content, _)| &content.header)
+        self.messages.iter().map(|message| &message.content.header)
     }
 
     /// The digests of the messages.
     pub fn digests(&self) -> impl ExactSizeIterator<Item = MessageDigest> {
-        self.messages.iter().map(|(content, _)| content.digest)
+        self.messages.iter().map(|message| message.content.digest)
     }
 
     /// The same flight as a binary frame.
     pub fn to_binary(&self) -> Bytes {
-        let flight = self.messages.iter().map(|(content, proof)| (&**content, proof));
         // What was decoded is of one flight and in order.
-        write_binary(self.key.id(), flight).unwrap_or_default()
+        write_binary(self.key.id(), self.messages.iter()).unwrap_or_default()
     }
 
     /// The same messages in JSON. A binary frame names its key by id only, so the key must be known.
     pub fn to_json(&self, key: &PublicKey) -> Vec<Vec<u8>> {
         self.messages
             .iter()
-            .map(|(content, proof)| write_json(content, proof, key))
+            .map(|message| write_json(message, key))
             .collect()
     }
 
@@ -116,12 +114,16 @@ impl UnverifiedFlight {
     pub(crate) fn verify_signature(&self, key: &PublicKey) -> Result<(), BadSignature> {
         let mut verified: Option<(Node, usize, SignatureBytes)> = None;
         let mut shared_root: Option<Node> = None;
-        for (content, proof) in &self.messages {
+        for Sealed {
+            content,
+            index,
+            proof,
+        } in &self.messages
+        {
             let root = match &proof.siblings {
                 Siblings::Leaves(leaves) => *shared_root.get_or_insert_with(|| merkle::root(leaves)),
                 Siblings::Path(path) => {
-                    merkle::root_from_path(proof.index, proof.size, &content.digest, path)
-                        .ok_or(BadSignature)?
+                    merkle::root_from_path(*index, proof.size, &content.digest, path).ok_or(BadSignature)?
                 }
             };
             let this = (root, proof.size, proof.signature);
@@ -219,19 +221,23 @@ pub enum FrameError {
 
 fn write_binary<'a>(
     key: KeyId,
-    messages: impl ExactSizeIterator<Item = (&'a Content, &'a Proof)> + Clone,
+    messages: impl ExactSizeIterator<Item = &'a Sealed> + Clone,
 ) -> Result<Bytes, NotOneFlight> {
     let count = messages.len();
-    let (_, first) = messages.clone().next().ok_or(NotOneFlight)?;
+    let first = &messages.clone().next().ok_or(NotOneFlight)?.proof;
     let mut last = None;
-    for (_, proof) in messages.clone() {
-        let fits = proof.signature == first.signature && proof.size == first.size;
-        if !fits || last.is_some_and(|last| proof.index <= last) {
+    for Sealed { index, proof, .. } in messages.clone() {
+        let fits =
+            Arc::ptr_eq(proof, first) || (proof.signature == first.signature && proof.size == first.size);
+        if !fits || last.is_some_and(|last| index <= last) {
             return Err(NotOneFlight);
         }
-        last = Some(proof.index);
+        last = Some(index);
     }
-    let bodies: usize = messages.clone().map(|(content, _)| 4 + content.body.len()).sum();
+    let bodies: usize = messages
+        .clone()
+        .map(|message| 4 + message.content.body.len())
+        .sum();
     let mut out = Vec::with_capacity(HEADER_LEN + bodies);
     out.put_slice(MAGIC);
     out.put_u8(0);
@@ -242,13 +248,14 @@ fn write_binary<'a>(
     out.put_u16(first.size as u16);
     out.put_u16(count as u16);
     out.put_slice(first.signature.as_bytes());
-    for (content, proof) in messages {
+    for message in messages {
         if count < first.size {
-            out.put_u16(proof.index as u16);
-            proof.path().iter().for_each(|node| out.put_slice(node));
+            out.put_u16(message.index as u16);
+            message.path().iter().for_each(|node| out.put_slice(node));
         }
-        out.put_u32(content.body.len() as u32);
-        out.put_slice(&content.body);
+        let body = &message.content.body;
+        out.put_u32(body.len() as u32);
+        out.put_slice(body);
     }
     Ok(out.into())
 }
@@ -272,11 +279,12 @@ fn decode_binary(frame: &Bytes, limits: &Limits) -> Result<UnverifiedFlight, Dec
         return Err(FrameError::Count.into());
     }
     let signature = SignatureBytes::from_bytes(reader.array()?);
-    let proof = |index, siblings| Proof {
-        signature,
-        index,
-        size,
-        siblings,
+    let proof = |siblings| {
+        Arc::new(Proof {
+            signature,
+            size,
+            siblings,
+        })
     };
     let mut messages = Vec::with_capacity(count);
     if count == size {
@@ -284,10 +292,12 @@ fn decode_binary(frame: &Bytes, limits: &Limits) -> Result<UnverifiedFlight, Dec
         for _ in 0..count {
             contents.push(reader.content(limits)?);
         }
-        let leaves: Arc<[MessageDigest]> = contents.iter().map(|content| content.digest).collect();
-        messages.extend(contents.into_iter().enumerate().map(|(index, content)| {
-            let siblings = Siblings::Leaves(leaves.clone());
-            (Arc::new(content), proof(index, siblings))
+        let leaves = contents.iter().map(|content| content.digest).collect();
+        let proof = proof(Siblings::Leaves(leaves));
+        messages.extend(contents.into_iter().enumerate().map(|(index, content)| Sealed {
+            content: Arc::new(content),
+            index,
+            proof: proof.clone(),
         }));
     } else {
         let mut last = None;
@@ -301,9 +311,11 @@ fn decode_binary(frame: &Bytes, limits: &Limits) -> Result<UnverifiedFlight, Dec
             for _ in 0..merkle::path_len(index, size) {
                 path.push(reader.array()?);
             }
-            let content = reader.content(limits)?;
-            let siblings = Siblings::Path(path.into());
-            messages.push((Arc::new(content), proof(index, siblings)));
+            messages.push(Sealed {
+                content: Arc::new(reader.content(limits)?),
+                index,
+                proof: proof(Siblings::Path(path.into())),
+            });
         }
     }
     if reader.at != frame.len() {
@@ -342,15 +354,20 @@ impl Reader<'_> {
 /// What the `signature` member may add to a message's own bounds: a full path, and the names of all its members.
 const SIGNATURE_ROOM: usize = 64 * 1024;
 
-fn write_json(content: &Content, proof: &Proof, key: &PublicKey) -> Vec<u8> {
+fn write_json(message: &Sealed, key: &PublicKey) -> Vec<u8> {
+    let Sealed {
+        content,
+        index,
+        proof,
+    } = message;
     let body = &content.body;
     let mut out = Vec::with_capacity(body.len() + 512);
     // "sequence_num" < "signature" < "source", and every message has a source.
     out.extend_from_slice(&body[..content.source_at]);
     out.extend_from_slice(b"\"signature\":{\"algorithm\":\"ed25519\",");
     if proof.size > 1 {
-        out.extend_from_slice(format!("\"batch\":{{\"index\":{},\"path\":[", proof.index).as_bytes());
-        for (n, node) in proof.path().iter().enumerate() {
+        out.extend_from_slice(format!("\"batch\":{{\"index\":{index},\"path\":[").as_bytes());
+        for (n, node) in message.path().iter().enumerate() {
             out.extend_from_slice(if n == 0 { b"\"" } else { b",\"" });
             out.extend_from_slice(hex::encode(node).as_bytes());
             out.push(b'"');
@@ -413,11 +430,23 @@ fn decode_json(frame: &Bytes, limits: &Limits) -> Result<UnverifiedFlight, Decod
         return Err(DecodeError::Unsigned);
     }
     let body = without_member(&text, span.start - "\"signature\":".len()..span.end);
-    let content = Content::read(body, limits)?;
-    let (key, proof) = read_signature(&text[span], &outer, &names)?;
+    let content = Arc::new(Content::read(body, limits)?);
+    let (key, signature, batch) = read_signature(&text[span], &outer, &names)?;
+    let message = match batch {
+        None => Sealed::alone(content, signature),
+        Some((index, size, path)) => Sealed {
+            content,
+            index,
+            proof: Arc::new(Proof {
+                signature,
+                size,
+                siblings: Siblings::Path(path.into()),
+            }),
+        },
+    };
     Ok(UnverifiedFlight {
         key: KeyClaim::Key(key, key_id(&key)),
-        messages: vec![(Arc::new(content), proof)],
+        messages: vec![message],
     })
 }
 
@@ -456,7 +485,14 @@ fn without_member(text: &[u8], member: Range<usize>) -> Bytes {
     [before, after].concat().into()
 }
 
-fn read_signature(text: &[u8], limits: &Limits, names: &[u8]) -> Result<([u8; 32], Proof), DecodeError> {
+/// A message's place in its flight, the flight's size, and the path.
+type Batch = (usize, usize, Vec<Node>);
+
+fn read_signature(
+    text: &[u8],
+    limits: &Limits,
+    names: &[u8],
+) -> Result<([u8; 32], SignatureBytes, Option<Batch>), DecodeError> {
     let (mut algorithm, mut key, mut bytes, mut fields, mut batch) = (false, None, None, false, None);
     if text.first() != Some(&b'{') {
         return Err(SignatureError::Shape("it must be an object").into());
@@ -498,19 +534,10 @@ fn read_signature(text: &[u8], limits: &Limits, names: &[u8]) -> Result<([u8; 32
     }
     let key = key.ok_or(SignatureError::Shape("public_key is missing"))?;
     let signature = bytes.ok_or(SignatureError::SignatureBytes)?;
-    let proof = match batch {
-        None => Proof::alone(signature),
-        Some((index, size, path)) => Proof {
-            signature,
-            index,
-            size,
-            siblings: Siblings::Path(path.into()),
-        },
-    };
-    Ok((key, proof))
+    Ok((key, signature, batch))
 }
 
-fn read_batch(text: &[u8], limits: &Limits) -> Result<(usize, usize, Vec<Node>), DecodeError> {
+fn read_batch(text: &[u8], limits: &Limits) -> Result<Batch, DecodeError> {
     let (mut index, mut size, mut path) = (None, None, None);
     if text.first() != Some(&b'{') {
         return Err(SignatureError::Batch.into());

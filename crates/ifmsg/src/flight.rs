@@ -27,17 +27,20 @@ pub fn sign_flight(
     if !(1..=MAX_FLIGHT).contains(&messages.len()) {
         return Err(FlightSize);
     }
-    let leaves: Arc<[MessageDigest]> = messages.iter().map(UnsignedMessage::digest).collect();
-    let signature = sign_root(identity, leaves.len(), &merkle::root(&leaves));
+    let leaves: Box<[MessageDigest]> = messages.iter().map(UnsignedMessage::digest).collect();
+    let proof = Arc::new(Proof {
+        signature: sign_root(identity, leaves.len(), &merkle::root(&leaves)),
+        size: leaves.len(),
+        siblings: Siblings::Leaves(leaves),
+    });
+    let key = Arc::new(*identity.public_key());
     let sign = |(index, message): (usize, UnsignedMessage)| SignedMessage {
-        content: message.content,
-        key: *identity.public_key(),
-        proof: Proof {
-            signature,
+        sealed: Sealed {
+            content: message.content,
             index,
-            size: leaves.len(),
-            siblings: Siblings::Leaves(leaves.clone()),
+            proof: proof.clone(),
         },
+        key: key.clone(),
     };
     Ok(messages.into_iter().enumerate().map(sign).collect())
 }
@@ -45,9 +48,9 @@ pub fn sign_flight(
 /// A message with the signature of its source's key. Cheap to clone.
 #[derive(Clone)]
 pub struct SignedMessage {
-    pub(crate) content: Arc<Content>,
-    pub(crate) key: PublicKey,
-    pub(crate) proof: Proof,
+    pub(crate) sealed: Sealed,
+    /// Shared by all messages of a flight.
+    pub(crate) key: Arc<PublicKey>,
 }
 
 impl SignedMessage {
@@ -55,35 +58,41 @@ impl SignedMessage {
     pub fn sign(identity: &Identity, message: UnsignedMessage) -> Self {
         let signature = sign_root(identity, 1, message.digest().as_bytes());
         Self {
-            content: message.content,
-            key: *identity.public_key(),
-            proof: Proof::alone(signature),
+            sealed: Sealed::alone(message.content, signature),
+            key: Arc::new(*identity.public_key()),
         }
     }
 
     /// Everything but the payload.
     pub fn header(&self) -> &Header {
-        &self.content.header
+        &self.sealed.content.header
     }
 
     /// The canonical bytes of the payload, a JSON object.
     pub fn payload_bytes(&self) -> &[u8] {
-        self.content.payload()
+        self.sealed.content.payload()
     }
 
     /// The canonical bytes that are signed: the message without its signature.
     pub fn body(&self) -> &Bytes {
-        &self.content.body
+        &self.sealed.content.body
     }
 
     /// The message's digest.
     pub fn digest(&self) -> MessageDigest {
-        self.content.digest
+        self.sealed.content.digest
     }
 
     /// Whether both were signed as one flight.
     pub fn is_of_the_flight_of(&self, other: &Self) -> bool {
-        self.proof.signature == other.proof.signature
+        self.sealed.proof.signature == other.sealed.proof.signature
+    }
+
+    /// The message without its signature. Shares its content.
+    pub fn to_unsigned(&self) -> UnsignedMessage {
+        UnsignedMessage {
+            content: self.sealed.content.clone(),
+        }
     }
 
     /// The key that signed it.
@@ -95,41 +104,52 @@ impl SignedMessage {
 impl fmt::Debug for SignedMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SignedMessage")
-            .field("header", &self.content.header)
+            .field("header", &self.sealed.content.header)
             .field("key", &self.key.id())
             .finish_non_exhaustive()
     }
 }
 
-/// What ties one message to the signature of its flight.
+/// A message, and what ties it to the signature of its flight.
 #[derive(Debug, Clone)]
+pub(crate) struct Sealed {
+    pub(crate) content: Arc<Content>,
+    /// Its place in the flight.
+    pub(crate) index: usize,
+    pub(crate) proof: Arc<Proof>,
+}
+
+/// The signature of a flight. Shared by its messages, where the whole flight is at hand.
+#[derive(Debug)]
 pub(crate) struct Proof {
     pub(crate) signature: SignatureBytes,
-    pub(crate) index: usize,
     pub(crate) size: usize,
     pub(crate) siblings: Siblings,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) enum Siblings {
-    /// The whole flight is at hand, and its messages share this list.
-    Leaves(Arc<[MessageDigest]>),
-    /// Only this message's path is.
-    Path(Arc<[Node]>),
+    /// The whole flight is at hand.
+    Leaves(Box<[MessageDigest]>),
+    /// Only the path of one message is.
+    Path(Box<[Node]>),
 }
 
-impl Proof {
-    pub(crate) fn alone(signature: SignatureBytes) -> Self {
+impl Sealed {
+    pub(crate) fn alone(content: Arc<Content>, signature: SignatureBytes) -> Self {
         Self {
-            signature,
+            content,
             index: 0,
-            size: 1,
-            siblings: Siblings::Path(Arc::new([])),
+            proof: Arc::new(Proof {
+                signature,
+                size: 1,
+                siblings: Siblings::Path(Box::default()),
+            }),
         }
     }
 
     pub(crate) fn path(&self) -> Vec<Node> {
-        match &self.siblings {
+        match &self.proof.siblings {
             Siblings::Leaves(leaves) => merkle::path(self.index, leaves),
             Siblings::Path(path) => path.to_vec(),
         }
