@@ -480,10 +480,10 @@ struct Tap(Mutex<Vec<SignedMessage>>);
 
 impl Observer for Tap {
     fn on_event(&self, event: &SessionEvent) {
-        if let SessionEvent::Sent { message, .. } = event
-            && message.header().delivery == Delivery::Reliable
-        {
-            self.0.lock().unwrap().push(message.clone());
+        if let SessionEvent::Sent { flight, .. } = event {
+            let messages = flight.messages.iter().map(|(message, _)| message);
+            let reliable = messages.filter(|message| message.header().delivery == Delivery::Reliable);
+            self.0.lock().unwrap().extend(reliable.cloned());
         }
     }
 }

@@ -5,22 +5,23 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
 use ifmesh_transport::{
-    Clock, Keepalive, Lane, LinkNotice, LinkObserver, Observer, ObserverError, Outcome, Refusal, SessionEvent,
+    Clock, Flight, Keepalive, Lane, LinkNotice, LinkObserver, Observer, ObserverError, Outcome, Refusal,
+    SessionEvent,
 };
 use ifmesh_witness::{
-    Circle, CircleError, Entry, Equivocations, Event, LogError, NotRecorded, Policy, Recovered, Settings,
-    Status, Tip, Witness as WitnessLog,
+    Circle, CircleError, Entry, Equivocations, Event, LogError, Mention, Metadata, NotRecorded, Policy,
+    Recovered, Settings, Status, Tip, When, Witness as WitnessLog,
 };
 use ifmsg::{
-    AgentId, Destination, Header, Identity, MessageDigest, MessageId, Performative, RejectedMessage,
-    Rejection, SignedMessage, TrustError, TrustStore,
+    AgentId, Destination, Header, Identity, MessageDigest, Performative, RejectedMessage, Rejection,
+    TrustError, TrustStore,
 };
 
 use crate::{circle::Companion, state::replace};
@@ -64,6 +65,9 @@ impl WitnessConfig {
 ///   on; of refusals the first 20 in each second.
 /// - What was received is with the operating system before it is acknowledged: neither a kill nor a crash of the process
 ///   takes it from the log.
+/// - What was sent, and what became of it, is with the operating system within 20 ms under [`Policy::BestEffort`], which makes
+///   fewer calls of it; under [`Policy::Required`] at once, unless the log's own thread is at work.
+/// - What happened to several messages, one after the other, is one line.
 /// - Under [`Policy::Required`] the session halts while the log cannot be written. Under [`Policy::BestEffort`] it goes on, and
 ///   what is lost is counted, logged as an error, and put on record as soon as that works again.
 /// - Of an equivocation both messages are kept, whole, in a file beside the log, for nothing less proves it: at most 8 of an agent,
@@ -78,6 +82,10 @@ pub struct Witness {
     /// The events of one step of the session, which go to the log together; under `Required` the session waits until they have.
     waiting: Mutex<Vec<Entry>>,
     urgent: AtomicBool,
+    /// Something else than sent and finished messages waits.
+    hurried: AtomicBool,
+    /// How many events the log had accepted with the last step that is to be safe before it has its consequences.
+    must_be_safe: AtomicU64,
     refusals: Mutex<Refusals>,
     equivocations: Mutex<Equivocations>,
     /// Files of proof that are to be on disk before the record that speaks of them.
@@ -125,6 +133,8 @@ impl Witness {
             transport: transport.into(),
             waiting: Mutex::default(),
             urgent: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
+            must_be_safe: AtomicU64::new(0),
             refusals: Mutex::default(),
             equivocations: Mutex::new(equivocations),
             proofs: Mutex::default(),
@@ -189,6 +199,36 @@ impl Witness {
         lock(&self.waiting).push(entry);
     }
 
+    /// Something happened to a message. What happened to several, one after the other, becomes one line.
+    fn push_about(
+        waiting: &mut Vec<Entry>,
+        event: Event,
+        peer: &AgentId,
+        road: Option<&Arc<str>>,
+        mut metadata: Metadata,
+        (header, digest): (&Header, MessageDigest),
+    ) {
+        if let Some(act) = &header.performative {
+            metadata = metadata.with("performative", act.as_str());
+        }
+        if header.destination == Destination::Everyone {
+            metadata = metadata.with("broadcast", 1u32);
+        }
+        if let Some(last) = waiting.last_mut()
+            && last.also(event, peer, road, &metadata, (header, digest))
+        {
+            return;
+        }
+        let mut entry = Entry::new(event)
+            .peer(peer.clone())
+            .message(Mention::of(header, digest))
+            .metadata(metadata);
+        if let Some(road) = road {
+            entry = entry.transport(road.clone());
+        }
+        waiting.push(entry);
+    }
+
     /// Whether a refusal is recorded, and whether at once.
     fn admit_refusal(&self, urgent: bool) -> bool {
         let second = self.clock.now().unix_millis().div_euclid(1_000);
@@ -218,26 +258,20 @@ impl Witness {
             if waiting.is_empty() {
                 return Ok(());
             }
-            // The next step brings about as many, and need not grow to it by copies.
-            let next = Vec::with_capacity(waiting.len());
-            std::mem::replace(&mut *waiting, next)
+            std::mem::take(&mut *waiting)
         };
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let (refused, back) = match self.log.offer(entries) {
-                // Here and now: cheaper than to wake the writer, and it is written before anything goes on.
-                Ok(()) => {
-                    self.log.help();
-                    break;
-                }
-                Err(refused) => refused,
-            };
-            entries = back;
+        let when = match self.log.policy() {
+            Policy::BestEffort if !self.hurried.swap(false, Ordering::Relaxed) => When::Soon,
+            _ => When::Now,
+        };
+        let mut deadline = None;
+        while let Err(refused) = self.log.offer(&mut entries, when) {
             if self.log.policy() == Policy::BestEffort {
-                self.log.count_dropped(entries.len() as u64);
+                self.log.count_dropped(entries.iter().map(Entry::events).sum());
                 break;
             }
-            if refused != NotRecorded::Full || tokio::time::Instant::now() >= deadline {
+            let now = tokio::time::Instant::now();
+            if refused != NotRecorded::Full || now >= *deadline.get_or_insert(now + PATIENCE) {
                 // They keep their place before whatever comes.
                 let mut waiting = lock(&self.waiting);
                 entries.append(&mut waiting);
@@ -245,6 +279,16 @@ impl Witness {
                 return Err(refused);
             }
             tokio::time::sleep(ROOM_AGAIN).await;
+        }
+        if when == When::Now {
+            let (accepted, _) = self.log.progress();
+            self.must_be_safe.store(accepted, Ordering::Relaxed);
+        }
+        // The next step finds its room made.
+        entries.clear();
+        let mut waiting = lock(&self.waiting);
+        if waiting.is_empty() {
+            *waiting = entries;
         }
         Ok(())
     }
@@ -340,67 +384,69 @@ impl Witness {
         } else if !self.admit_refusal(urgent) {
             return;
         }
-        let mut entry = of_message(event, header, rejected.digest, &header.source)
-            .transport(self.transport.clone())
+        let mut metadata = Metadata::default()
             .with("reason", reason.name())
             .with("key_id", rejected.key.to_hex())
             .with("authentic", u32::from(rejected.authentic));
         if let Some(first) = first {
-            entry = entry.with("first_digest", first.digest().to_hex());
+            metadata = metadata.with("first_digest", first.digest().to_hex());
         }
         if let Some((path, content)) = kept {
-            entry = entry.with("proof", &*path.file_name().unwrap_or_default().to_string_lossy());
+            metadata = metadata.with("proof", &*path.file_name().unwrap_or_default().to_string_lossy());
             lock(&self.proofs).push((path, content));
         }
-        self.push(entry);
+        let about = (&**header, rejected.digest);
+        let mut waiting = lock(&self.waiting);
+        Self::push_about(
+            &mut waiting,
+            event,
+            &header.source,
+            Some(&self.transport),
+            metadata,
+            about,
+        );
     }
 
-    /// `None` for acknowledgements that ride along: they are the session's own, and the other side does not record them either.
-    fn of_sent(
-        &self,
-        message: &SignedMessage,
-        peer: &AgentId,
-        lane: Lane,
-        attempt: u32,
-        road: Option<&Arc<str>>,
-    ) -> Option<Entry> {
-        if is_control(message.header()) {
-            return None;
+    /// Acknowledgements that ride along are the session's own, and the other side does not record them either.
+    fn on_sent(&self, sent: &Flight, road: Option<&Arc<str>>, instead_of: Option<&Arc<str>>) {
+        let mut every = Metadata::default();
+        if sent.lane == Lane::BestEffort {
+            every = every.with("lane", "best-effort");
         }
-        let mut entry = of_message(Event::IfmessageSent, message.header(), message.digest(), peer)
-            .transport(road.unwrap_or(&self.transport).clone());
-        if attempt > 1 {
-            entry = entry.with("attempt", attempt);
+        if let Some(named) = instead_of {
+            every = every.with("instead_of", &**named);
         }
-        if lane == Lane::BestEffort {
-            entry = entry.with("lane", "best-effort");
-        }
-        Some(entry)
-    }
-
-    fn on_finished(&self, about: Entry, id: &MessageId, conversation: Option<&MessageId>, outcome: &Outcome) {
-        let mut entry = about.with("message_id", id.clone());
-        if let Some(conversation) = conversation {
-            entry = entry.with("conversation", conversation.clone());
-        }
-        if let Outcome::Refused(refusal) = outcome {
-            entry = entry.with(
-                "reason",
-                match refusal {
-                    Refusal::ByPeer(name) => format!("by-peer:{name}"),
-                    Refusal::SessionClosed => "session-closed".to_owned(),
-                    Refusal::PeerForgotten => "peer-forgotten".to_owned(),
-                    _ => "refused".to_owned(),
-                },
+        let road = Some(road.unwrap_or(&self.transport));
+        let mut waiting = lock(&self.waiting);
+        for (message, attempt) in &sent.messages {
+            if is_control(message.header()) {
+                continue;
+            }
+            let mut metadata = every.clone();
+            if *attempt > 1 {
+                metadata = metadata.with("attempt", *attempt);
+            }
+            let about = (message.header(), message.digest());
+            Self::push_about(
+                &mut waiting,
+                Event::IfmessageSent,
+                &sent.peer,
+                road,
+                metadata,
+                about,
             );
         }
-        self.push(entry);
     }
 }
 
 #[async_trait]
 impl Observer for Witness {
     fn on_event(&self, event: &SessionEvent) {
+        let is_ours = matches!(
+            event,
+            SessionEvent::Sent { .. } | SessionEvent::Carried { .. } | SessionEvent::Finished { .. }
+        );
+        self.hurried.fetch_or(!is_ours, Ordering::Relaxed);
         let entry = match event {
             SessionEvent::PeerUp { peer, epoch } => Entry::new(Event::PeerConnected)
                 .peer(peer.clone())
@@ -431,38 +477,22 @@ impl Observer for Witness {
                 }
                 entry
             }
-            SessionEvent::Sent {
-                message,
-                peer,
-                lane,
-                attempt,
-                road,
-            } => match self.of_sent(message, peer, *lane, *attempt, road.as_ref()) {
-                Some(entry) => entry,
-                None => return,
-            },
+            SessionEvent::Sent { flight, road } => return self.on_sent(flight, road.as_ref(), None),
             SessionEvent::Carried {
-                message,
-                peer,
-                lane,
-                attempt,
+                flight,
                 road,
                 instead_of,
-            } => match (
-                self.of_sent(message, peer, *lane, *attempt, Some(road)),
-                instead_of,
-            ) {
-                (Some(entry), Some(named)) => entry.with("instead_of", &**named),
-                (Some(entry), None) => entry,
-                (None, _) => return,
-            },
-            SessionEvent::Received { message, road } => of_message(
-                Event::IfmessageReceived,
-                message.header(),
-                message.digest(),
-                message.source(),
-            )
-            .transport(road.clone().unwrap_or_else(|| self.transport.clone())),
+            } => return self.on_sent(flight, Some(road), instead_of.as_ref()),
+            SessionEvent::Received { messages, road } => {
+                let (event, road) = (Event::IfmessageReceived, road.as_ref().unwrap_or(&self.transport));
+                let mut waiting = lock(&self.waiting);
+                for message in messages {
+                    let (header, metadata) = (message.header(), Metadata::default());
+                    let about = (header, message.digest());
+                    Self::push_about(&mut waiting, event, &header.source, Some(road), metadata, about);
+                }
+                return;
+            }
             SessionEvent::Rejected { rejected } => return self.on_rejected(rejected),
             SessionEvent::Malformed { link, error } => {
                 if !self.admit_refusal(false) {
@@ -474,31 +504,32 @@ impl Observer for Witness {
                     .with("reason", Rejection::from(error.clone()).name())
             }
             SessionEvent::Finished {
-                id,
-                digest,
-                trace,
-                conversation,
+                messages,
                 peer,
                 outcome,
-                ..
             } => {
                 let event = match outcome {
                     Outcome::Acknowledged => Event::IfmessageAcknowledged,
                     Outcome::Expired => Event::IfmessageExpired,
                     Outcome::Refused(_) | Outcome::Unconfirmed => Event::IfmessageDropped,
                 };
-                let mut entry = Entry::new(event).peer(peer.clone()).digest(*digest);
-                if let Some(trace) = trace {
-                    entry = entry.trace(*trace);
+                let mut metadata = Metadata::default();
+                if let Outcome::Refused(refusal) = outcome {
+                    metadata = metadata.with("reason", reason_of(refusal));
                 }
-                return self.on_finished(entry, id, conversation.as_ref(), outcome);
+                let mut waiting = lock(&self.waiting);
+                for message in messages {
+                    let about = (message.header(), message.digest());
+                    Self::push_about(&mut waiting, event, peer, None, metadata.clone(), about);
+                }
+                return;
             }
             SessionEvent::Dropped { digest, peer, reason } => {
                 let entry = Entry::new(Event::IfmessageDropped)
                     .peer(peer.clone())
                     .with("reason", *reason);
                 match digest {
-                    Some(digest) => entry.digest(*digest),
+                    Some(digest) => entry.message(Mention::new(*digest)),
                     None => entry,
                 }
             }
@@ -560,7 +591,8 @@ impl Observer for Witness {
     }
 
     fn progress(&self) -> (u64, u64) {
-        let (told, safe) = self.log.progress();
+        let told = self.must_be_safe.load(Ordering::Relaxed);
+        let safe = self.log.progress().1.min(told);
         // Best effort waits for no disk.
         match self.log.policy() {
             Policy::BestEffort if self.is_late(safe < told) => (told, told),
@@ -601,30 +633,14 @@ fn is_control(header: &Header) -> bool {
         .is_some_and(Performative::is_reserved)
 }
 
-/// What every record of a message says.
-fn of_message(event: Event, header: &Header, digest: MessageDigest, peer: &AgentId) -> Entry {
-    let mut entry = Entry::new(event)
-        .peer(peer.clone())
-        .digest(digest)
-        .with("message_id", header.id.clone());
-    if let Some(trace) = header.trace_id {
-        entry = entry.trace(trace);
+fn reason_of(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::ByPeer(name) => format!("by-peer:{name}"),
+        Refusal::SessionClosed => "session-closed".to_owned(),
+        Refusal::PeerForgotten => "peer-forgotten".to_owned(),
+        _ => "refused".to_owned(),
     }
-    if let Some(conversation) = &header.conversation_id {
-        entry = entry.with("conversation", conversation.clone());
-    }
-    if let Some(to) = &header.in_reply_to {
-        entry = entry.with("in_reply_to", to.clone());
-    }
-    if let Some(act) = &header.performative {
-        entry = entry.with("performative", act.as_str());
-    }
-    if header.destination == Destination::Everyone {
-        entry = entry.with("broadcast", 1u32);
-    }
-    entry
 }
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

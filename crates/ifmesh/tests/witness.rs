@@ -14,6 +14,10 @@ use std::{
 };
 
 use common::{Running, code, ifmesh, run, stderr, stdout};
+use ifmesh::{AgentId, Destination, Draft, Identity, Timestamp};
+use ifmsg::{
+    MessageId, Permissions, Stamp, TrustDocument, TrustPolicy, TrustStore, UnsignedMessage, canonical::Limits,
+};
 use serde_json::Value;
 
 /// In every payload of the input below, and so in no log.
@@ -363,7 +367,17 @@ fn show_follows_a_log_as_it_grows() {
     fs::write(&path, format!("{first}{part}")).unwrap();
     fs::write(&path, format!("{first}{part}{end}")).unwrap();
     for line in rest.lines() {
-        assert_eq!(follow.line(), line);
+        let record: Value = serde_json::from_str(line).unwrap();
+        match record["messages"].as_array() {
+            None => assert_eq!(follow.line(), line),
+            // One record for each.
+            Some(messages) => {
+                for message in messages {
+                    let shown: Value = serde_json::from_str(&follow.line()).unwrap();
+                    assert_eq!((&shown["seq"], &shown["digest"]), (&record["seq"], &message[0]));
+                }
+            }
+        }
     }
     follow.signal("INT");
     assert_eq!(follow.rest().1, 0);
@@ -372,14 +386,12 @@ fn show_follows_a_log_as_it_grows() {
 #[test]
 fn a_proof_stands_alone_and_only_for_its_own_message() {
     let (dir, trust) = (logs().join("ann"), logs().join("trust.toml"));
-    let sent = json_lines(&witness(&[
-        "show",
-        text(&dir),
-        "--json",
-        "--event",
-        "ifmessage_sent",
-    ]));
-    let digest = sent[0]["digest"].as_str().unwrap();
+    let first_sent = |dir: &Path| {
+        let output = witness(&["show", text(dir), "--json", "--event", "ifmessage_sent"]);
+        json_lines(&output)[0]["digest"].as_str().unwrap().to_owned()
+    };
+    let (digest, other) = (first_sent(&dir), first_sent(&logs().join("bob")));
+    let (digest, other) = (digest.as_str(), other.as_str());
     let folder = tempfile::tempdir().unwrap();
     let proof = folder.path().join("proof.json");
     let made = witness(&["prove", text(&dir), "--digest", digest, "--out", text(&proof)]);
@@ -391,7 +403,6 @@ fn a_proof_stands_alone_and_only_for_its_own_message() {
     let output = check(&["--trust", text(&trust), "--json"]);
     assert_eq!(json_lines(&output)[0]["event"], "ifmessage_sent");
     // Another message; another key; no key; another line.
-    let other = sent[1]["digest"].as_str().unwrap();
     assert_eq!(code(&check(&["--trust", text(&trust), "--digest", other])), 1);
     let stranger = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
     assert_eq!(code(&check(&["--key", stranger])), 1);
@@ -513,6 +524,165 @@ fn trace_tells_one_story_and_what_is_missing_of_it() {
         stdout(&output)
     );
     assert_eq!(code(&witness(&["trace", "no-such-talk", text(logs())])), 1);
+}
+
+/// Logs of ann and bob in which one line tells of six messages, three of each of two conversations; bob's lacks `missing`.
+fn joined_logs(missing: Option<usize>) -> (tempfile::TempDir, Vec<String>) {
+    use ifmesh_witness::{Entry, Event, Log, Mention, Metadata, Settings};
+
+    let folder = tempfile::tempdir().unwrap();
+    let id = |name: &str| AgentId::new(name).unwrap();
+    let identity = |name: &str| Identity::from_seed(&[name.as_bytes()[0]; 32]);
+    let mut trust = TrustStore::new(TrustPolicy::Allowlist);
+    for name in ["ann", "bob"] {
+        let key = *identity(name).public_key();
+        trust.bind(id(name), key, Permissions::ALL).unwrap();
+    }
+    let document = toml::to_string(&TrustDocument::from(&trust)).unwrap();
+    fs::write(folder.path().join("trust.toml"), document).unwrap();
+    let now = Timestamp::from_unix_millis(1_795_356_600_000);
+    let messages: Vec<UnsignedMessage> = (0..6)
+        .map(|number| {
+            let talk = MessageId::new(format!("talk-{}", number % 2)).unwrap();
+            let stamp = Stamp {
+                id: MessageId::of_numbers(1, number),
+                source: id("ann"),
+                timestamp: now,
+                epoch: 1,
+                sequence: 1 + number,
+            };
+            let draft =
+                Draft::new(Destination::new("bob").unwrap(), serde_json::json!({})).conversation(talk);
+            draft.stamp(stamp, &Limits::default()).unwrap()
+        })
+        .collect();
+    let together = |event: Event, peer: &str, missing: Option<usize>| {
+        let all = (0..).zip(&messages).filter(|(at, _)| Some(*at) != missing);
+        let mut about = all.map(|(_, message)| (message.header(), message.digest()));
+        let (header, digest) = about.next().unwrap();
+        let mut entry = Entry::new(event)
+            .peer(id(peer))
+            .message(Mention::of(header, digest));
+        for message in about {
+            assert!(entry.also(event, &id(peer), None, &Metadata::default(), message));
+        }
+        entry
+    };
+    let write = |name: &str, entries: &[Entry]| {
+        let settings = Settings::new(folder.path().join(name), id(name));
+        let (mut log, _) = Log::open(settings, identity(name), now).unwrap();
+        for entry in entries {
+            log.append(now, entry).unwrap();
+        }
+        log.close(now).unwrap();
+    };
+    let sent = together(Event::IfmessageSent, "bob", None);
+    write(
+        "ann",
+        &[sent, together(Event::IfmessageAcknowledged, "bob", missing)],
+    );
+    write("bob", &[together(Event::IfmessageReceived, "ann", missing)]);
+    let digests = messages.iter().map(|message| message.digest().to_hex());
+    (folder, digests.collect())
+}
+
+/// Falsified by a command to which a line that is about several messages says less than lines about each.
+#[test]
+fn several_messages_in_one_line_are_shown_proved_and_traced_one_by_one() {
+    let (folder, digests) = joined_logs(None);
+    let (logs, ann) = (text(folder.path()), folder.path().join("ann"));
+    assert_eq!(code(&witness(&["verify", logs])), 0);
+
+    let shown = stdout(&witness(&["show", text(&ann), "--conversation", "talk-1"]));
+    let odd = |at: &usize| at % 2 == 1;
+    for (at, digest) in digests.iter().enumerate() {
+        assert_eq!(
+            shown.matches(digest.as_str()).count(),
+            if odd(&at) { 2 } else { 0 },
+            "{shown}"
+        );
+    }
+    let json = |of: &[&str]| json_lines(&witness(&[&["show", text(&ann), "--json"], of].concat()));
+    let sent = json(&["--conversation", "talk-1", "--event", "ifmessage_sent"]);
+    let all = json(&["--event", "ifmessage_sent"]);
+    assert_eq!((sent.len(), all.len()), (3, 6));
+    assert_eq!(sent[1], all[3]);
+    assert_eq!(
+        (&sent[1]["digest"], &sent[1]["seq"]),
+        (&digests[3].clone().into(), &1.into())
+    );
+    let named = serde_json::json!({ "conversation": "talk-1", "message_id": "1-3" });
+    assert_eq!(sent[1]["metadata"], named);
+    let trace = sent[1]["trace_id"].as_str().unwrap();
+    assert_eq!(json(&["--trace", trace]).len(), 2, "sent and acknowledged");
+
+    let output = witness(&["trace", "talk-1", logs, "--json"]);
+    assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
+    let story = json_lines(&output);
+    assert_eq!(story.len(), 9);
+    for digest in (0..6).filter(odd).map(|at| &digests[at]) {
+        let about = story.iter().filter(|record| record["digest"] == **digest);
+        let events: Vec<_> = about.map(|record| record["event"].as_str().unwrap()).collect();
+        assert_eq!(
+            events,
+            ["ifmessage_sent", "ifmessage_received", "ifmessage_acknowledged"]
+        );
+    }
+
+    let proof = folder.path().join("proof.json");
+    let trust = folder.path().join("trust.toml");
+    for digest in &digests {
+        let made = witness(&["prove", text(&ann), "--digest", digest, "--out", text(&proof)]);
+        assert_eq!(code(&made), 0, "{}", stderr(&made));
+        let of = |arguments: &[&str]| {
+            let all = [
+                &["check-proof", text(&proof), "--trust", text(&trust), "--json"],
+                arguments,
+            ]
+            .concat();
+            let output = witness(&all);
+            assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
+            let proved = json_lines(&output);
+            proved
+                .iter()
+                .map(|proved| proved["digest"].as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(&["--digest", digest]), [digest.as_str()]);
+        // Asked for none, it says what it proves.
+        assert_eq!(of(&[]), digests);
+    }
+    let unknown = "00".repeat(32);
+    assert_eq!(
+        code(&witness(&[
+            "check-proof",
+            text(&proof),
+            "--trust",
+            text(&trust),
+            "--digest",
+            &unknown
+        ])),
+        1
+    );
+}
+
+/// Falsified by a message that is missing from a line with others, and is not missed.
+#[test]
+fn one_message_that_is_missing_from_a_line_with_others_is_missed() {
+    let (folder, digests) = joined_logs(Some(3));
+    let output = witness(&["trace", "talk-1", text(folder.path())]);
+    assert_eq!(code(&output), 1);
+    let missing: Vec<String> = stdout(&output)
+        .lines()
+        .filter(|line| line.starts_with("MISSING"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(missing.len(), 1, "{missing:?}");
+    assert!(
+        missing[0].contains(&digests[3]) && missing[0].contains("did not receive it"),
+        "{missing:?}"
+    );
+    assert_eq!(code(&witness(&["trace", "talk-0", text(folder.path())])), 0);
 }
 
 #[test]

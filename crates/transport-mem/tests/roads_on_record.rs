@@ -38,28 +38,21 @@ impl Ear {
 #[async_trait]
 impl Observer for Ear {
     fn on_event(&self, event: &SessionEvent) {
-        let (message, told) = match event {
-            SessionEvent::Sent {
-                message,
-                attempt,
-                road,
-                ..
-            } => (message, (*attempt, road.as_deref().map(str::to_owned), None)),
+        let (flight, road, named) = match event {
+            SessionEvent::Sent { flight, road } => (flight, road.as_deref(), None),
             SessionEvent::Carried {
-                message,
-                attempt,
+                flight,
                 road,
                 instead_of,
-                ..
-            } => {
-                let named = instead_of.as_deref().map(str::to_owned);
-                (message, (*attempt, Some(road.to_string()), named))
-            }
+            } => (flight, Some(&**road), instead_of.as_deref()),
             _ => return,
         };
-        let act = message.header().performative.as_ref();
-        if !act.is_some_and(ifmsg::Performative::is_reserved) {
-            self.0.lock().unwrap().push(told);
+        for (message, attempt) in &flight.messages {
+            let act = message.header().performative.as_ref();
+            if !act.is_some_and(ifmsg::Performative::is_reserved) {
+                let told = (*attempt, road.map(str::to_owned), named.map(str::to_owned));
+                self.0.lock().unwrap().push(told);
+            }
         }
     }
 }

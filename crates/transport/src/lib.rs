@@ -44,9 +44,9 @@ pub use router::{
     Rules,
 };
 pub use session::{
-    Journal, JournalError, Keepalive, NotAcknowledged, Observer, ObserverError, Outcome, PeerStatus, Receipt,
-    Refusal, RoundTrip, Session, SessionConfig, SessionEvent, SessionLimits, SessionMetrics, SubmitError,
-    Taken, next_epoch,
+    Flight, Journal, JournalError, Keepalive, NotAcknowledged, Observer, ObserverError, Outcome, PeerStatus,
+    Receipt, Refusal, RoundTrip, Session, SessionConfig, SessionEvent, SessionLimits, SessionMetrics,
+    SubmitError, Taken, next_epoch,
 };
 pub use trust::{PeerKeys, PeerTrust};
 pub use upkeep::is_upkeep;

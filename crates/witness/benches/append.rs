@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ifmesh_witness::{Entry, Event, Log, LogKeys, NotRecorded, Policy, Settings, Witness, verify};
+use ifmesh_witness::{
+    Entry, Event, Log, LogKeys, Mention, NotRecorded, Policy, Settings, When, Witness, verify,
+};
 use ifmsg::{AgentId, Identity, MessageDigest, Timestamp};
 
 const TIME: Duration = Duration::from_secs(3);
@@ -24,7 +26,7 @@ fn entry(peer: &AgentId, number: u64) -> Entry {
     Entry::new(Event::IfmessageReceived)
         .peer(peer.clone())
         .transport("webrtc")
-        .digest(MessageDigest::from_bytes(digest))
+        .message(Mention::new(MessageDigest::from_bytes(digest)))
 }
 
 fn main() {
@@ -75,20 +77,19 @@ fn main() {
     witness.flush().unwrap();
     report("Witness::try_record, flushed", number, start.elapsed());
     println!("  {full} times the queue was full");
-    // As sessions do it: the events of one step together, and a hand in writing them.
+    // As sessions do it: the events of one step together.
     let start = Instant::now();
     let mut number = 0;
     while start.elapsed() < TIME {
-        let step = (number..number + 64).map(|number| entry(&peer, number)).collect();
-        match witness.offer(step) {
+        let mut step = (number..number + 64).map(|number| entry(&peer, number)).collect();
+        match witness.offer(&mut step, When::Now) {
             Ok(()) => number += 64,
-            Err((NotRecorded::Full, _)) => std::thread::sleep(Duration::from_millis(1)),
-            Err((error, _)) => panic!("{error}"),
+            Err(NotRecorded::Full) => std::thread::sleep(Duration::from_millis(1)),
+            Err(error) => panic!("{error}"),
         }
-        witness.help();
     }
     witness.flush().unwrap();
-    report("Witness::offer and help, flushed", number, start.elapsed());
+    report("Witness::offer, flushed", number, start.elapsed());
     witness.close().unwrap();
     verify(dir.path(), &keys).unwrap();
 }

@@ -1,6 +1,6 @@
 //! The witness: a tamper-evident log of what an agent sent, received and refused.
 //!
-//! One canonical JSON line for each event. Every line holds the hash of the one before; over all lines stands the Merkle tree of RFC
+//! One canonical JSON line for each event, or for one event of several messages. Every line holds the hash of the one before; over all lines stands the Merkle tree of RFC
 //! 6962; and ten times a second the agent signs the tree's root as a checkpoint in the form of C2SP tlog-checkpoint, which tools
 //! for transparency logs read. A chain alone does not reveal an edit that was re-chained; a checkpoint does, and one that
 //! somebody else holds also reveals a cut end and a history rewritten with the agent's own key.
@@ -38,10 +38,13 @@ pub use proof::{
     ConsistencyProof, InclusionProof, ProofError, ProveError, check_consistency_proof, check_proof, prove,
     prove_consistency,
 };
-pub use record::{BadLine, Detail, Entry, Event, MAX_LINE, MAX_METADATA, MAX_METADATA_TEXT, Record};
+pub use record::{
+    BadLine, Detail, Entry, Event, MAX_LINE, MAX_MESSAGES, MAX_METADATA, MAX_METADATA_TEXT, Mention,
+    Metadata, Record,
+};
 pub use tree::{
     Frontier, Growth, Hash, consistency_proof, inclusion_proof, root, verify_consistency, verify_inclusion,
 };
 pub use verify::{Verified, peek_agents, read, verify, verify_against};
 pub use walk::{Fault, FaultKind, VerifyError};
-pub use witness::{Clock, Done, NotRecorded, Policy, Status, Witness};
+pub use witness::{Clock, Done, NotRecorded, Policy, Status, When, Witness};

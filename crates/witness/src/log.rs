@@ -147,6 +147,9 @@ pub struct Log {
     checkpoints: Sink,
     last: Option<Checkpoint>,
     committed: u64,
+    /// Of this life: how many were taken in, and how many of these are known to be durable.
+    events: u64,
+    committed_events: u64,
     /// When the clock last made a checkpoint.
     ticked: Timestamp,
     clock_text: (Timestamp, String),
@@ -196,6 +199,8 @@ impl Log {
             run: trace_of(run.as_bytes()),
             prev: walked.prev.unwrap_or(Hash::ZERO),
             committed: walked.frontier.size(),
+            events: 0,
+            committed_events: 0,
             frontier: walked.frontier,
             segment,
             segment_len: walked.tail_bytes,
@@ -273,6 +278,7 @@ impl Log {
             None => self.frontier.push(leaf),
         }
         self.prev = leaf;
+        self.events += entry.events();
         if self.unsigned() >= CHECKPOINT_LINES {
             self.sign();
         }
@@ -313,6 +319,7 @@ impl Log {
             let notes = std::mem::take(&mut log.checkpoints.queue);
             let commit = Commit {
                 size: log.frontier.size(),
+                events: log.events,
                 sync_lines: std::mem::take(&mut log.lines.unsynced),
                 sync_checkpoints: std::mem::take(&mut log.checkpoints.unsynced) || !notes.is_empty(),
                 lines: log.lines.handle(),
@@ -332,7 +339,7 @@ impl Log {
         self.committing = false;
         self.guard(|log| {
             synced?;
-            log.committed = commit.size;
+            (log.committed, log.committed_events) = (commit.size, commit.events);
             Ok(())
         })
     }
@@ -416,6 +423,16 @@ impl Log {
     /// How many lines are known to be durable.
     pub fn committed(&self) -> u64 {
         self.committed
+    }
+
+    /// Bytes of lines that were not handed to the operating system yet.
+    pub(crate) fn queued(&self) -> usize {
+        self.lines.queue.len()
+    }
+
+    /// How many [events](Entry::events) it took in since it was opened, and how many of these are not known to be durable.
+    pub(crate) fn events(&self) -> (u64, u64) {
+        (self.events, self.events - self.committed_events)
     }
 
     /// The last checkpoint that was signed. On disk since the last commit.
@@ -517,6 +534,7 @@ impl Sink {
 #[derive(Debug)]
 pub(crate) struct Commit {
     size: u64,
+    events: u64,
     sync_lines: bool,
     sync_checkpoints: bool,
     lines: (PathBuf, Arc<File>),

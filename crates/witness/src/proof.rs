@@ -83,14 +83,15 @@ pub enum ProofError {
 }
 
 /// Proves every line about this message that a checkpoint covers: one when it was sent or received, another when it was
-/// acknowledged or refused. Empty if there is none. Verifies the whole log on the way, and takes 32 bytes of memory for each line.
+/// acknowledged or refused. Empty if there is none. A line that is about several messages tells the digests and ids of all of them.
+/// Verifies the whole log on the way, and takes 32 bytes of memory for each line.
 ///
 /// # Errors
 /// [`ProveError`].
 pub fn prove(dir: &Path, keys: &LogKeys, digest: &MessageDigest) -> Result<Vec<InclusionProof>, ProveError> {
     let (mut leaves, mut found) = (Vec::new(), Vec::new());
     let walked = walk(dir, keys, Vec::new(), |line| {
-        if line.record.digest == Some(*digest) {
+        if line.record.is_about(digest) {
             found.push((line.record.seq, String::from_utf8_lossy(line.bytes).into_owned()));
         }
         leaves.push(line.leaf);
@@ -124,7 +125,8 @@ pub fn prove(dir: &Path, keys: &LogKeys, digest: &MessageDigest) -> Result<Vec<I
         .collect())
 }
 
-/// Checks a proof about this message and gives the line, which now is what the agent signed. Needs no log and no network.
+/// Checks a proof about this message and gives what the line says of it, which now is what the agent signed. Needs no log and no
+/// network.
 ///
 /// It proves that the *agent* said so, not that it was so: another agent's log is the other half of the story.
 ///
@@ -137,9 +139,7 @@ pub fn check_proof(json: &[u8], keys: &LogKeys, digest: &MessageDigest) -> Resul
     if record.agent != *keys.agent() || record.seq != proof.index {
         return Err(ProofError::Elsewhere);
     }
-    if record.digest != Some(*digest) {
-        return Err(ProofError::OtherMessage);
-    }
+    let record = record.of(digest).ok_or(ProofError::OtherMessage)?.into_owned();
     let path = from_hex(&proof.path)?;
     let leaf = Hash::of_leaf(proof.line.as_bytes());
     if verify_inclusion(&leaf, proof.index, checkpoint.size(), &path, checkpoint.root()) {

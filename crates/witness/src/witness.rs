@@ -32,7 +32,10 @@ const BATCH: usize = 1_024;
 /// Events that wait when the writer is called; until then it comes by itself.
 const HURRY: u64 = 1_024;
 
-/// How often the writer looks at the clock and the queue.
+/// Bytes of lines that are [held](When::Soon) back until they are worth a call of the operating system.
+const HELD: usize = 128 << 10;
+
+/// How often the writer looks at the clock and the queue, and writes what is held back.
 const TICK: Duration = Duration::from_millis(20);
 
 /// How often it tries to open a log again that has failed.
@@ -49,6 +52,16 @@ pub enum Policy {
     Required,
     /// Actions go on. Events that are lost are counted, and the count goes on record.
     BestEffort,
+}
+
+/// When events are handed to the operating system, and so are safe from the death of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Before [`Witness::offer`] returns, unless the writer is at work.
+    Now,
+    /// Within 20 ms, or once enough of them have gathered, or with the next that go at once: fewer calls of it, which cost as much
+    /// as everything else that makes a line.
+    Soon,
 }
 
 /// The event is not, and will not be, on record.
@@ -82,8 +95,8 @@ pub struct Status {
 
 /// An open log with a thread that writes it.
 ///
-/// Events of one caller keep their order. Each is handed to the operating system as soon as the writer comes to it; one that
-/// [is durable at once](Event::is_durable_at_once) is synced then, the others ten times a second. [`sync`](Self::sync) and
+/// Events of one caller keep their order. Each is handed to the operating system as soon as the writer comes to it, or
+/// [as offered](Self::offer); one that [is durable at once](Event::is_durable_at_once) is synced then, the others ten times a second. [`sync`](Self::sync) and
 /// [`flush`](Self::flush) tell when.
 ///
 /// Dropping it is [`close`](Self::close) without the answer: both wait for the disk.
@@ -125,6 +138,7 @@ impl Witness {
             identity,
             clock: Arc::clone(&clock),
             log: Some(log),
+            held: 0,
             urgent: false,
             reopen_at: clock(),
             told: 0,
@@ -161,9 +175,10 @@ impl Witness {
     /// # Errors
     /// Under [`Policy::Required`] only. Under [`Policy::BestEffort`] what does not fit is counted.
     pub fn try_record(&self, entry: Entry) -> Result<(), NotRecorded> {
-        let outcome = self.offer(vec![entry]).map_err(|(error, _)| error);
+        let events = entry.events();
+        let outcome = self.put(&mut vec![entry], events);
         if outcome.is_err() {
-            self.shared.facts.dropped.fetch_add(1, Ordering::Relaxed);
+            self.count_dropped(events);
         }
         match self.policy {
             Policy::Required => outcome,
@@ -184,43 +199,48 @@ impl Witness {
             .map_err(NotRecorded::Failed)
     }
 
-    /// Puts events on record, whatever the policy: all of them, or none, and then gives them back; so they are not counted as
-    /// lost, for they may be offered again. Never waits. Many at once cost less than each alone.
+    /// Puts events on record, whatever the policy: all of them, which empties `entries`, or none; and then they are not counted as
+    /// lost, for they may be offered again.
+    ///
+    /// Does the work here and now, which is quick as long as the disk keeps up. If the writer is at work, perhaps because it waits
+    /// for the disk, they are left to it. Many at once cost less than each alone.
     ///
     /// # Errors
-    /// [`NotRecorded`], with the events.
-    pub fn offer(&self, entries: Vec<Entry>) -> Result<(), (NotRecorded, Vec<Entry>)> {
-        if let Some(error) = self.failure() {
-            return Err((NotRecorded::Failed(error), entries));
+    /// [`NotRecorded`].
+    pub fn offer(&self, entries: &mut Vec<Entry>, when: When) -> Result<(), NotRecorded> {
+        let events = entries.iter().map(Entry::events).sum();
+        match self.shared.take_now((self.clock)(), entries, events, when) {
+            Some(done) => done,
+            None => self.put(entries, events),
         }
-        let count = entries.len() as u64;
+    }
+
+    /// Leaves events to the writer.
+    fn put(&self, entries: &mut Vec<Entry>, events: u64) -> Result<(), NotRecorded> {
+        if let Some(error) = self.failure() {
+            return Err(NotRecorded::Failed(error));
+        }
         let facts = &self.shared.facts;
         let mut queue = lock(&self.shared.queue);
         if queue.closed {
-            return Err((NotRecorded::Closed, entries));
+            return Err(NotRecorded::Closed);
         }
         let waiting = facts.waiting();
         // What is larger than the queue finds room in an empty one.
-        if waiting > 0 && waiting + count > self.queue {
-            return Err((NotRecorded::Full, entries));
+        if waiting > 0 && waiting + events > self.queue {
+            return Err(NotRecorded::Full);
         }
         let is_urgent = entries.iter().any(|entry| entry.event().is_durable_at_once());
-        facts.accepted.fetch_add(count, Ordering::AcqRel);
-        queue.jobs.push_back(Job::Record((self.clock)(), entries));
+        facts.accepted.fetch_add(events, Ordering::AcqRel);
+        queue
+            .jobs
+            .push_back(Job::Record((self.clock)(), std::mem::take(entries)));
         drop(queue);
-        // Otherwise the writer comes by itself, or somebody helps.
-        if is_urgent || waiting + count > HURRY {
+        // Otherwise the writer comes by itself.
+        if is_urgent || waiting + events > HURRY {
             self.shared.ready.notify_one();
         }
         Ok(())
-    }
-
-    /// Writes what waits, here and now, if the writer is not at it: hands it to the operating system, which is quick as long as
-    /// the disk keeps up. If it does not, the writer is the one that waits for it, and this returns at once.
-    pub fn help(&self) {
-        if !self.shared.help() {
-            self.shared.ready.notify_one();
-        }
     }
 
     /// Calls `done`, from the writer's thread, once every event that was recorded before is with the operating system, or, if
@@ -399,8 +419,7 @@ impl Shared {
             let mut taken = 0;
             loop {
                 for (at, entries) in self.records() {
-                    core.take(at, &entries, facts);
-                    taken += entries.len() as u64;
+                    taken += core.take(at, &entries, facts);
                 }
                 // A statement of its own, so that the queue is free meanwhile.
                 let next = lock(&self.queue)
@@ -494,20 +513,49 @@ impl Shared {
         records
     }
 
-    /// Writes the events at the head of the queue, if nobody else is at it. Whether that was all there is to do.
-    fn help(&self) -> bool {
+    /// Takes these events in, after those that wait, if the writer is not at it and has nothing else to do first. `None` if it is.
+    fn take_now(
+        &self,
+        now: Timestamp,
+        entries: &mut Vec<Entry>,
+        events: u64,
+        when: When,
+    ) -> Option<Result<(), NotRecorded>> {
+        let facts = &self.facts;
         let mut core = match self.core.try_lock() {
             Ok(core) => core,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
+            Err(TryLockError::WouldBlock) => return None,
         };
         let mut taken = 0;
         for (at, entries) in self.records() {
-            core.take(at, &entries, &self.facts);
-            taken += entries.len() as u64;
+            taken += core.take(at, &entries, facts);
         }
-        core.write(taken, &self.facts);
-        !core.urgent && lock(&self.queue).jobs.is_empty()
+        let (is_closed, is_empty) = {
+            let queue = lock(&self.queue);
+            (queue.closed, queue.jobs.is_empty())
+        };
+        let outcome = if is_closed {
+            Some(Err(NotRecorded::Closed))
+        } else if let Err(error) = core.health(facts) {
+            Some(Err(NotRecorded::Failed(error)))
+        } else if is_empty {
+            facts.accepted.fetch_add(events, Ordering::AcqRel);
+            taken += core.take(now, entries, facts);
+            entries.clear();
+            Some(Ok(()))
+        } else {
+            // It is the writer's turn.
+            None
+        };
+        match when {
+            When::Soon if core.may_hold() => core.held += taken,
+            _ => core.write(taken, facts),
+        }
+        if core.urgent {
+            self.ready.notify_one();
+        }
+        outcome
     }
 }
 
@@ -517,6 +565,8 @@ struct Core {
     identity: Identity,
     clock: Clock,
     log: Option<Log>,
+    /// Events that were taken in, and not handed to the operating system yet.
+    held: u64,
     /// An event that matters for trust waits for its sync.
     urgent: bool,
     reopen_at: Timestamp,
@@ -527,11 +577,13 @@ struct Core {
 }
 
 impl Core {
-    fn take(&mut self, at: Timestamp, entries: &[Entry], facts: &Facts) {
+    /// How many events that were.
+    fn take(&mut self, at: Timestamp, entries: &[Entry], facts: &Facts) -> u64 {
         for entry in entries {
             self.urgent |= entry.event().is_durable_at_once();
             self.record(at, entry, facts);
         }
+        entries.iter().map(Entry::events).sum()
     }
 
     /// Hands what was taken to the operating system.
@@ -541,7 +593,13 @@ impl Core {
         {
             self.fail(&error, facts);
         }
-        facts.written.fetch_add(taken, Ordering::AcqRel);
+        let held = std::mem::take(&mut self.held);
+        facts.written.fetch_add(taken + held, Ordering::AcqRel);
+    }
+
+    /// Whether what was taken in need not be written yet.
+    fn may_hold(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.queued() < HELD)
     }
 
     fn health(&self, facts: &Facts) -> Result<(), LogError> {
@@ -572,14 +630,14 @@ impl Core {
 
     fn record(&mut self, at: Timestamp, entry: &Entry, facts: &Facts) {
         let Some(log) = &mut self.log else {
-            facts.dropped.fetch_add(1, Ordering::Relaxed);
+            facts.dropped.fetch_add(entry.events(), Ordering::Relaxed);
             return;
         };
-        let size = log.size();
+        let (before, _) = log.events();
         if let Err(error) = log.queue(at, entry) {
-            // A line that the log took is among those which `fail` counts.
-            let lost = u64::from(log.size() == size);
-            facts.dropped.fetch_add(lost, Ordering::Relaxed);
+            // What the log took in is among what `fail` counts.
+            let taken = log.events().0 - before;
+            facts.dropped.fetch_add(entry.events() - taken, Ordering::Relaxed);
             self.fail(&error, facts);
         }
     }
@@ -634,7 +692,7 @@ impl Core {
         facts.fail(error);
         if let Some(log) = self.log.take() {
             // Nobody knows which of these reached the disk, so all of them count as lost.
-            let lost = log.size() - log.committed();
+            let (_, lost) = log.events();
             facts.dropped.fetch_add(lost, Ordering::Relaxed);
         }
         self.reopen_at = (self.clock)().plus_millis(REOPEN_MILLIS);

@@ -70,8 +70,8 @@ fn go_verifies_what_is_proved_and_refuses_what_was_changed() {
     small_log(dir.path(), 40);
     let key = verifier_key(&agent(), identity().public_key());
     let mut good = Vec::new();
-    for number in 0..40 {
-        for proof in prove(dir.path(), &keys(), &digest(number)).unwrap() {
+    for line in 0..40 {
+        for proof in prove(dir.path(), &keys(), &digest(first_message(line))).unwrap() {
             good.push(with_key(proof, &key));
         }
     }

@@ -503,8 +503,9 @@ struct Tap(Mutex<Vec<SignedMessage>>);
 
 impl Observer for Tap {
     fn on_event(&self, event: &SessionEvent) {
-        if let SessionEvent::Sent { message, .. } = event {
-            self.0.lock().unwrap().push(message.clone());
+        if let SessionEvent::Sent { flight, .. } = event {
+            let messages = flight.messages.iter().map(|(message, _)| message.clone());
+            self.0.lock().unwrap().extend(messages);
         }
     }
 }

@@ -409,9 +409,10 @@ impl Observer for Output {
             SessionEvent::TransportRefused { peer, reason, detail } => {
                 json!({ "event": "rejected", "reason": reason, "peer": peer, "detail": detail })
             }
-            SessionEvent::Sent { peer, attempt, .. } => {
-                if *attempt > 1 {
-                    *self.resent().entry(peer.to_string()).or_default() += 1;
+            SessionEvent::Sent { flight, .. } => {
+                let again = flight.messages.iter().filter(|(_, attempt)| *attempt > 1).count();
+                if again > 0 {
+                    *self.resent().entry(flight.peer.to_string()).or_default() += again as u64;
                 }
                 return;
             }

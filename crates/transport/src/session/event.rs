@@ -2,8 +2,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use ifmsg::{
-    AgentId, DecodeError, Destination, Mark, MessageDigest, MessageId, PublicKey, RejectedMessage,
-    SignedMessage, TraceId, VerifiedMessage,
+    AgentId, DecodeError, Mark, MessageDigest, PublicKey, RejectedMessage, SignedMessage, UnsignedMessage,
 };
 
 use super::Outcome;
@@ -32,51 +31,39 @@ pub enum SessionEvent {
         /// The agent.
         agent: AgentId,
         /// Its key.
-        key: PublicKey,
+        key: Box<PublicKey>,
     },
     /// [`Session::change_trust`](super::Session::change_trust) bound an agent to another key, to its first one, or to none.
     TrustChanged {
         /// The agent.
         agent: AgentId,
         /// The key it was bound to.
-        from: Option<PublicKey>,
+        from: Option<Box<PublicKey>>,
         /// The key it is bound to now.
-        to: Option<PublicKey>,
+        to: Option<Box<PublicKey>>,
     },
-    /// A message is about to be handed to the link.
+    /// Messages are about to be handed to the link.
     Sent {
-        /// The message.
-        message: SignedMessage,
-        /// To whom.
-        peer: AgentId,
-        /// By which lane.
-        lane: Lane,
-        /// 1 for the first time.
-        attempt: u32,
+        /// The messages.
+        flight: Arc<Flight>,
         /// The road that a router has chosen for it; `None` without a router. If others take it, [`Carried`](Self::Carried)
         /// follows.
         road: Option<Arc<str>>,
     },
-    /// A router's road took a message, and is not the one that [`Sent`](Self::Sent) named.
+    /// A router's road took messages, and is not the one that [`Sent`](Self::Sent) named.
     Carried {
-        /// The message.
-        message: SignedMessage,
-        /// To whom.
-        peer: AgentId,
-        /// By which lane.
-        lane: Lane,
-        /// Which attempt it was.
-        attempt: u32,
-        /// The road that took it.
+        /// The messages.
+        flight: Arc<Flight>,
+        /// The road that took them.
         road: Arc<str>,
-        /// The road that `Sent` named, if it did not take the message. `None`: it did, and this is a copy.
+        /// The road that `Sent` named, if it did not take them. `None`: it did, and this is a copy.
         instead_of: Option<Arc<str>>,
     },
-    /// A message was verified, and goes to the application's inbox.
+    /// Messages were verified, and go to the application's inbox, in this order.
     Received {
-        /// The message.
-        message: VerifiedMessage,
-        /// Which of a router's roads brought it; `None` without a router.
+        /// The messages.
+        messages: Vec<UnsignedMessage>,
+        /// Which of a router's roads brought them; `None` without a router.
         road: Option<Arc<str>>,
     },
     /// A message was refused.
@@ -91,21 +78,13 @@ pub enum SessionEvent {
         /// What is wrong with it.
         error: DecodeError,
     },
-    /// A message's fate at one peer is known.
+    /// The fate of messages at one peer is known.
     Finished {
-        /// The message's id.
-        id: MessageId,
-        /// Its digest.
-        digest: MessageDigest,
-        /// Its trace, if it has one.
-        trace: Option<TraceId>,
-        /// Its conversation, if it has one.
-        conversation: Option<MessageId>,
-        /// Whom it was for.
-        destination: Destination,
+        /// The messages.
+        messages: Vec<UnsignedMessage>,
         /// Which peer.
         peer: AgentId,
-        /// Its fate.
+        /// Their fate.
         outcome: Outcome,
     },
     /// A message was dropped, which is never silent: best effort without room or link, left over from a former run, or one
@@ -137,6 +116,17 @@ pub enum SessionEvent {
         /// What it said.
         error: JournalError,
     },
+}
+
+/// Messages in one frame, to one peer.
+#[derive(Debug)]
+pub struct Flight {
+    /// To whom.
+    pub peer: AgentId,
+    /// By which lane.
+    pub lane: Lane,
+    /// Each message, and which attempt this is to send it: 1 for the first.
+    pub messages: Vec<(SignedMessage, u32)>,
 }
 
 /// Watches a session, and may hold it back. Called from the session's own task, in order, under no lock.

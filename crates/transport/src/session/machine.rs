@@ -9,18 +9,20 @@ mod transmit;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
 use ifmsg::{
     Admission, AgentId, Delivery, Destination, Draft, Header, Identity, Mark, MessageId, Now, Performative,
-    PublicKey, SignedMessage, Stamp, Stream, Timestamp, TrustPolicy, UnsignedMessage,
+    PublicKey, Stamp, Stream, Timestamp, TrustPolicy, UnsignedMessage,
 };
 use rand_core::CryptoRng;
 use tokio::sync::oneshot;
 
 use super::{
-    ObserverError, Outcome, PeerStatus, Refusal, SessionEvent, SessionLimits, SessionMetrics, control,
+    Flight, ObserverError, Outcome, PeerStatus, Refusal, SessionEvent, SessionLimits, SessionMetrics,
+    control,
     inbox::Inbox,
     outcome::{Receipt, SubmitError},
     peer::Peer,
@@ -83,12 +85,11 @@ pub(super) struct Machine {
     has_keepalive: bool,
 }
 
-/// An envelope to hand to the transport, and the messages in it, each with the number of its attempt.
+/// An envelope to hand to the transport, and the messages in it.
 #[derive(Debug)]
 pub(super) struct Departure {
-    pub(super) peer: AgentId,
     pub(super) envelope: Envelope,
-    pub(super) messages: Vec<(SignedMessage, u32)>,
+    pub(super) flight: Arc<Flight>,
 }
 
 /// Waits for the outcome at each of a message's peers.
@@ -524,13 +525,10 @@ impl Machine {
         std::mem::take(&mut self.peers_changed).then(|| self.peers())
     }
 
-    pub(super) fn events(&mut self) -> Vec<SessionEvent> {
-        if self.events.is_empty() {
-            return Vec::new();
-        }
-        // The next step tells about as much, and need not grow to it by copies.
-        let next = Vec::with_capacity(self.events.len());
-        std::mem::replace(&mut self.events, next)
+    /// What happened, in exchange for room for what will.
+    pub(super) fn events(&mut self, told: &mut Vec<SessionEvent>) {
+        told.clear();
+        std::mem::swap(&mut self.events, told);
     }
 
     /// What the transport is to be told.
@@ -642,7 +640,7 @@ impl Machine {
         for agent in agents {
             let [from, to] = [&former, now].map(|trust| trust.binding(agent).map(|binding| binding.key));
             if from != to {
-                let agent = agent.clone();
+                let (agent, from, to) = (agent.clone(), from.map(Box::new), to.map(Box::new));
                 self.events.push(SessionEvent::TrustChanged { agent, from, to });
             }
         }

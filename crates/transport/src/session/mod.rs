@@ -46,7 +46,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use ifmsg::{AgentId, Draft, MessageId, Now, SignedMessage, TrustStore, VerifiedMessage};
+use ifmsg::{AgentId, Draft, MessageId, Now, TrustStore, VerifiedMessage};
 use rand_core::CryptoRng;
 use tokio::{
     sync::{Notify, watch},
@@ -57,7 +57,7 @@ use tokio::{
 pub(crate) use control::PERFORMATIVE as CONTROL;
 
 pub use config::{SessionConfig, SessionLimits, next_epoch};
-pub use event::{Journal, JournalError, Keepalive, Observer, ObserverError, SessionEvent};
+pub use event::{Flight, Journal, JournalError, Keepalive, Observer, ObserverError, SessionEvent};
 pub use metrics::{PeerStatus, SessionMetrics};
 pub use outcome::{NotAcknowledged, Outcome, Receipt, Refusal, SubmitError};
 pub use rtt::RoundTrip;
@@ -130,6 +130,7 @@ impl Session {
             peers: peers_sender,
             sending: FuturesUnordered::new(),
             busy: BTreeSet::new(),
+            told: Vec::new(),
         };
         let driver = Mutex::new(Some(tokio::spawn(driver.run())));
         Self {
@@ -406,10 +407,9 @@ type Sending = BoxFuture<'static, HandedOver>;
 
 /// The transport has taken an envelope, or has not.
 struct HandedOver {
-    to: (AgentId, Lane),
+    flight: Arc<Flight>,
     /// The road of a router that was named before it left.
     named: Option<Arc<str>>,
-    messages: Vec<(SignedMessage, u32)>,
     result: Result<Vec<Arc<str>>, SendError>,
 }
 
@@ -427,6 +427,8 @@ struct Driver {
     /// messages gather, and go as one flight.
     sending: FuturesUnordered<Sending>,
     busy: BTreeSet<(AgentId, Lane)>,
+    /// What the observer is about to be told: kept for its room.
+    told: Vec<SessionEvent>,
 }
 
 impl Driver {
@@ -468,12 +470,12 @@ impl Driver {
     }
 
     fn on_handed_over(&mut self, done: HandedOver) {
-        self.busy.remove(&done.to);
+        let Flight { peer, lane, .. } = &*done.flight;
+        self.busy.remove(&(peer.clone(), *lane));
         match &done.result {
             Ok(roads) => self.shared.machine().carried(&done, roads),
             Err(error) => {
                 // The link is gone or going; its LinkDown and the retransmission timer do the rest.
-                let (peer, lane) = &done.to;
                 tracing::debug!(%peer, ?lane, %error, "not sent");
             }
         }
@@ -526,20 +528,14 @@ impl Driver {
             drop(machine);
             let road = self.transport.road_of(&departure.envelope);
             self.shared.machine().departs(&departure, road.as_ref());
-            let Departure {
-                peer,
-                envelope,
-                messages,
-            } = departure;
-            let to = (peer, envelope.lane);
-            self.busy.insert(to.clone());
+            let Departure { envelope, flight } = departure;
+            self.busy.insert((flight.peer.clone(), flight.lane));
             let transport = self.transport.clone();
             self.sending.push(Box::pin(async move {
                 let result = transport.send_by_roads(envelope).await;
                 HandedOver {
-                    to,
+                    flight,
                     named: road,
-                    messages,
                     result,
                 }
             }));
@@ -548,19 +544,20 @@ impl Driver {
 
     /// Tells what happened, and then lets it have its consequences.
     async fn publish(&mut self) {
-        let (feedback, events) = {
+        let feedback = {
             let mut machine = self.shared.machine();
-            (machine.feedback(), machine.events())
+            machine.events(&mut self.told);
+            machine.feedback()
         };
         for (peer, news) in feedback {
             self.transport.feedback(&peer, news);
         }
         let mut may_go_on = true;
         if let Some(observer) = &self.observer
-            && !events.is_empty()
+            && !self.told.is_empty()
         {
             // Gone before the application gets the messages they hold, which then has them alone.
-            for event in events {
+            for event in self.told.drain(..) {
                 observer.on_event(&event);
             }
             may_go_on = self.settle().await;

@@ -196,7 +196,7 @@ impl Wire {
                 }
                 node.machine.on_timeout(now.elapsed);
                 let departure = node.machine.poll_transmit(now, &BTreeSet::new());
-                node.machine.events();
+                node.machine.events(&mut Vec::new());
                 node.machine.release();
                 let Some(Departure { envelope, .. }) = departure else {
                     continue;
@@ -941,7 +941,7 @@ fn refusals_are_bounded() {
             .unwrap();
         let message = ifmsg::SignedMessage::sign(&identity("ann"), message);
         wire.arrives("bob", "ann", message.to_json().into());
-        wire.machine("bob").events();
+        wire.machine("bob").events(&mut Vec::new());
     }
     assert!(wire.machine("bob").refusals_of(&id("ann")) <= 1_024);
 }

@@ -2,10 +2,13 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{fs, path::Path};
+use std::{fs, ops::Range, path::Path};
 
-use ifmesh_witness::{Entry, Event, Log, LogKeys, Settings};
-use ifmsg::{AgentId, Identity, MessageDigest, Timestamp};
+use ifmesh_witness::{Entry, Event, Log, LogKeys, Mention, Metadata, Settings};
+use ifmsg::{
+    AgentId, Destination, Draft, Header, Identity, MessageDigest, MessageId, Stamp, Timestamp,
+    canonical::Limits,
+};
 
 pub(crate) const START: i64 = 1_795_356_600_000;
 
@@ -39,20 +42,56 @@ pub(crate) fn sent(number: u64) -> Entry {
     Entry::new(Event::IfmessageSent)
         .peer(AgentId::new("bob").unwrap())
         .transport("mem")
-        .digest(digest(number))
+        .message(Mention::of(&header(number), digest(number)))
         .with("attempt", 1u32)
 }
 
-/// A log of `lines` messages between `log_opened` and `log_closed`, with a checkpoint after every third.
+/// Several messages in one line.
+pub(crate) fn sent_together(numbers: Range<u64>) -> Entry {
+    let mut entry = sent(numbers.start);
+    let (peer, road) = (AgentId::new("bob").unwrap(), "mem".into());
+    let metadata = Metadata::default().with("attempt", 1u32);
+    for number in numbers.skip(1) {
+        let message = (&header(number), digest(number));
+        assert!(entry.also(Event::IfmessageSent, &peer, Some(&road), &metadata, message));
+    }
+    entry
+}
+
+fn header(number: u64) -> Header {
+    let stamp = Stamp {
+        id: MessageId::of_numbers(1, number),
+        source: agent(),
+        timestamp: at(0),
+        epoch: 1,
+        sequence: 1 + number,
+    };
+    let talk = MessageId::new(format!("talk-{}", number / 10)).unwrap();
+    let draft = Draft::new(Destination::new("bob").unwrap(), serde_json::json!({})).conversation(talk);
+    draft.stamp(stamp, &Limits::default()).unwrap().header().clone()
+}
+
+/// A log of `lines` lines between `log_opened` and `log_closed`, with a checkpoint after every third. The second, and every third
+/// after it, is about three messages: a hundred times its number and the next two.
 pub(crate) fn small_log(dir: &Path, lines: u64) {
     let (mut log, _) = Log::open(settings(dir), identity(), at(0)).unwrap();
-    for number in 0..lines {
-        log.append(at(1), &sent(number)).unwrap();
-        if number % 3 == 2 {
+    for line in 0..lines {
+        let number = first_message(line);
+        let entry = match line % 3 {
+            1 => sent_together(number..number + 3),
+            _ => sent(number),
+        };
+        log.append(at(1), &entry).unwrap();
+        if line % 3 == 2 {
             log.checkpoint().unwrap();
         }
     }
     log.close(at(2)).unwrap();
+}
+
+/// The number of the message that this line of a [`small_log`] is about, or of the first of them.
+pub(crate) fn first_message(line: u64) -> u64 {
+    if line % 3 == 1 { 100 * line } else { line }
 }
 
 /// A log of at least `segments` segments.

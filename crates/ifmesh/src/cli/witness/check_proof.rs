@@ -34,7 +34,7 @@ pub(super) struct CheckProof {
     /// Its digest, in place of the message.
     #[arg(long, value_parser = digest, conflicts_with = "message")]
     digest: Option<MessageDigest>,
-    /// Print one JSON object for each proof.
+    /// Print one JSON object for each message that a proof is about.
     #[arg(long)]
     json: bool,
 }
@@ -60,22 +60,30 @@ impl CheckProof {
                 code = exit::NOT_ALL_WELL;
             }
             match (result, self.json) {
-                (Ok((record, cosigned)), true) => print_json(&json!({
-                    "proved": true, "agent": record.agent, "seq": record.seq, "event": record.event.name(),
-                    "timestamp": record.timestamp.to_string(), "peer": record.peer,
-                    "digest": record.digest.map(|digest| digest.to_hex()),
-                    "cosigned_by": cosigned,
-                })),
-                (Ok((record, cosigned)), false) => {
+                (Ok((records, cosigned)), true) => {
+                    for record in records {
+                        print_json(&json!({
+                            "proved": true, "agent": record.agent, "seq": record.seq, "event": record.event.name(),
+                            "timestamp": record.timestamp.to_string(), "peer": record.peer,
+                            "digest": record.digest.map(|digest| digest.to_hex()),
+                            "cosigned_by": &cosigned,
+                        }));
+                    }
+                }
+                (Ok((records, cosigned)), false) => {
                     let by = if cosigned.is_empty() {
                         "nobody whose key is known".to_owned()
                     } else {
                         cosigned.join(", ")
                     };
-                    let (agent, text) = (&record.agent, human(&record));
-                    say(format_args!(
-                        "proved: {agent} recorded\n  {text}\n  cosigned by {by}"
-                    ));
+                    for record in records {
+                        say(format_args!(
+                            "proved: {} recorded\n  {}",
+                            record.agent,
+                            human(&record)
+                        ));
+                    }
+                    say(format_args!("  cosigned by {by}"));
                 }
                 (Err(reason), true) => print_json(&json!({ "proved": false, "reason": reason })),
                 (Err(reason), false) => say(format_args!("NOT proved: {reason}")),
@@ -98,23 +106,28 @@ impl CheckProof {
             Err(reason) => return Ok(Err(reason)),
         };
         let keys = self.keys.of(&claimed.agent)?;
-        let Some(digest) = claimed.digest else {
+        let mut digests: Vec<_> = claimed.each().filter_map(|record| record.digest).collect();
+        if digests.is_empty() {
             return Ok(Err("its line is about no message".to_owned()));
-        };
-        if wanted.is_some_and(|wanted| !wanted.contains(&digest)) {
+        }
+        digests.retain(|digest| wanted.is_none_or(|wanted| wanted.contains(digest)));
+        if digests.is_empty() {
             return Ok(Err("it is about another message".to_owned()));
         }
-        let record = match check_proof(json.as_bytes(), &keys, &digest) {
-            Ok(record) => record,
+        let records = digests
+            .iter()
+            .map(|digest| check_proof(json.as_bytes(), &keys, digest));
+        let records: Vec<Record> = match records.collect() {
+            Ok(records) => records,
             Err(error) => return Ok(Err(error.to_string())),
         };
         let trust = self.keys.given()?;
         let known = |agent: &AgentId| trust.binding(agent).map(|binding| binding.key);
         let cosigned = Cosigned::open(&proof.checkpoint, &keys, known).map_err(Failure::usage)?;
         let names = cosigned.cosigners.iter().map(|(agent, _)| agent.to_string());
-        Ok(Ok((record, names.collect())))
+        Ok(Ok((records, names.collect())))
     }
 }
 
-/// The record, and who cosigned the checkpoint over it.
-type Proved = (Record, Vec<String>);
+/// What the line says of each message that was asked for, and who cosigned the checkpoint over it.
+type Proved = (Vec<Record>, Vec<String>);

@@ -1,4 +1,4 @@
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use clap::Args;
 use ifmesh_witness::{Event, InclusionProof, Record, prove};
@@ -52,13 +52,16 @@ impl Prove {
             (None, Some(digest)) => vec![digest],
             (None, None) => Vec::new(),
         };
-        let mut lines = String::new();
+        let (mut lines, mut written) = (String::new(), BTreeSet::new());
         for digest in &digests {
             let proofs = prove(&log.dir, &log.keys, digest).map_err(Failure::not_all_well)?;
             for proof in proofs.iter().filter(|proof| self.wants(proof)) {
                 let json = serde_json::to_string(proof).map_err(Failure::usage)?;
-                lines.push_str(&json);
-                lines.push('\n');
+                // One line of the log may be about several of them.
+                if written.insert(json.clone()) {
+                    lines.push_str(&json);
+                    lines.push('\n');
+                }
                 if !self.all {
                     break;
                 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use ifmsg::{
     Admitted, AgentId, Header, Host, MessageId, Now, Performative, PublicKey, RejectedMessage, Rejection,
-    SignedMessage, VerifiedMessage,
+    SignedMessage, UnsignedMessage, VerifiedMessage,
 };
 
 use super::Machine;
@@ -108,7 +108,7 @@ impl Machine {
         if pinned {
             self.events.push(SessionEvent::Pinned {
                 agent: source.clone(),
-                key,
+                key: Box::new(key),
             });
         }
         let header = message.header();
@@ -151,10 +151,9 @@ impl Machine {
                 self.dirty_marks.insert(source);
                 self.progress = true;
                 self.metrics.received += 1;
-                self.events.push(SessionEvent::Received {
-                    message: message.clone(),
-                    road: road.cloned(),
-                });
+                if self.is_observed {
+                    tell_received(&mut self.events, &message, road);
+                }
                 if let Some(oldest) = self
                     .inbox
                     .push_best_effort(message, self.limits.best_effort_queue)
@@ -217,10 +216,7 @@ impl Machine {
             peer.inbound(which).put_in_inbox(&message);
             self.metrics.received += 1;
             if self.is_observed {
-                self.events.push(SessionEvent::Received {
-                    message: message.clone(),
-                    road,
-                });
+                tell_received(&mut self.events, &message, road.as_ref());
             }
             self.progress = true;
             self.inbox.push(InboxItem {
@@ -354,16 +350,7 @@ impl Machine {
                 _ => self.metrics.refused += 1,
             }
             if self.is_observed {
-                let header = ticket.message.header();
-                self.events.push(SessionEvent::Finished {
-                    id: header.id.clone(),
-                    digest: ticket.message.digest(),
-                    trace: header.trace_id,
-                    conversation: header.conversation_id.clone(),
-                    destination: header.destination.clone(),
-                    peer: peer.clone(),
-                    outcome: outcome.clone(),
-                });
+                tell_finished(&mut self.events, &ticket.message, peer, &outcome);
             }
             ticket.outcomes.push((peer.clone(), outcome));
             ticket.remaining -= 1;
@@ -417,6 +404,41 @@ impl Machine {
                 self.dirty_marks.insert(source.clone());
             }
         }
+    }
+}
+
+/// With what was told last, if that was received by the same road.
+fn tell_received(events: &mut Vec<SessionEvent>, message: &VerifiedMessage, road: Option<&Arc<str>>) {
+    let message = message.as_signed().to_unsigned();
+    match events.last_mut() {
+        Some(SessionEvent::Received { messages, road: same }) if same.as_ref() == road => {
+            messages.push(message);
+        }
+        _ => events.push(SessionEvent::Received {
+            messages: vec![message],
+            road: road.cloned(),
+        }),
+    }
+}
+
+/// With what was told last, if the same peer brought the same fate.
+fn tell_finished(
+    events: &mut Vec<SessionEvent>,
+    message: &UnsignedMessage,
+    peer: &AgentId,
+    outcome: &Outcome,
+) {
+    match events.last_mut() {
+        Some(SessionEvent::Finished {
+            messages,
+            peer: same_peer,
+            outcome: same_outcome,
+        }) if same_peer == peer && same_outcome == outcome => messages.push(message.clone()),
+        _ => events.push(SessionEvent::Finished {
+            messages: vec![message.clone()],
+            peer: peer.clone(),
+            outcome: outcome.clone(),
+        }),
     }
 }
 

@@ -15,7 +15,7 @@ use super::{CONTROL_ROOM, Classify, Departure, FRAME_ROOM, Machine};
 use crate::{
     Class, Envelope, Lane, Route,
     session::{
-        HandedOver, SessionEvent, SessionLimits,
+        Flight, HandedOver, SessionEvent, SessionLimits,
         control::{self, Reliable},
         peer::{Peer, SharedFlight},
     },
@@ -56,35 +56,26 @@ impl Machine {
 
     /// Tells of messages that are about to leave, by this road of a router.
     pub(in crate::session) fn departs(&mut self, departure: &Departure, road: Option<&Arc<str>>) {
-        let messages = departure.messages.iter().filter(|_| self.is_observed);
-        let events = messages.map(|(message, attempt)| SessionEvent::Sent {
-            message: message.clone(),
-            peer: departure.peer.clone(),
-            lane: departure.envelope.lane,
-            attempt: *attempt,
-            road: road.cloned(),
-        });
-        self.events.extend(events);
+        if self.is_observed && !departure.flight.messages.is_empty() {
+            self.events.push(SessionEvent::Sent {
+                flight: departure.flight.clone(),
+                road: road.cloned(),
+            });
+        }
     }
 
     /// Tells which roads took an envelope, as far as that is not what was told when it left.
     pub(in crate::session) fn carried(&mut self, done: &HandedOver, roads: &[Arc<str>]) {
-        let (peer, lane) = &done.to;
+        if done.flight.messages.is_empty() {
+            return;
+        }
         let mut instead_of = done.named.as_ref().filter(|named| !roads.contains(named));
         for road in roads.iter().filter(|road| done.named.as_ref() != Some(road)) {
-            let instead_of = instead_of.take();
-            let events = done
-                .messages
-                .iter()
-                .map(|(message, attempt)| SessionEvent::Carried {
-                    message: message.clone(),
-                    peer: peer.clone(),
-                    lane: *lane,
-                    attempt: *attempt,
-                    road: road.clone(),
-                    instead_of: instead_of.cloned(),
-                });
-            self.events.extend(events);
+            self.events.push(SessionEvent::Carried {
+                flight: done.flight.clone(),
+                road: road.clone(),
+                instead_of: instead_of.take().cloned(),
+            });
         }
     }
 
@@ -174,11 +165,8 @@ impl Machine {
         self.metrics.messages_sent += wanted.len() as u64;
         let frame = encode_binary(&wanted).ok()?;
         let envelope = Envelope::new(agent.clone(), lane, frame);
-        Some(Departure {
-            peer: agent.clone(),
-            envelope: Envelope { route, ..envelope },
-            messages: wanted.into_iter().zip(attempts).collect(),
-        })
+        let messages = wanted.into_iter().zip(attempts).collect();
+        Some(departure(Envelope { route, ..envelope }, agent, messages))
     }
 
     /// What a router is told about a frame that begins with this message.
@@ -227,15 +215,13 @@ impl Machine {
             let messages: Vec<SignedMessage> = batch.into_iter().map(|(_, message)| message).collect();
             let frame = encode_binary(&messages).ok()?;
             let envelope = Envelope::new(agent.clone(), Lane::Reliable, frame);
-            return Some(Departure {
-                peer: agent.clone(),
-                envelope: Envelope {
-                    attempt: attempts.iter().copied().max().unwrap_or(1),
-                    route,
-                    ..envelope
-                },
-                messages: messages.into_iter().zip(attempts).collect(),
-            });
+            let envelope = Envelope {
+                attempt: attempts.iter().copied().max().unwrap_or(1),
+                route,
+                ..envelope
+            };
+            let messages = messages.into_iter().zip(attempts).collect();
+            return Some(departure(envelope, agent, messages));
         }
         None
     }
@@ -267,11 +253,7 @@ impl Machine {
         }
         self.metrics.messages_sent += flight.messages.len() as u64;
         let envelope = Envelope::new(agent.clone(), lane, flight.frame);
-        Some(Departure {
-            peer: agent.clone(),
-            envelope: Envelope { route, ..envelope },
-            messages,
-        })
+        Some(departure(Envelope { route, ..envelope }, agent, messages))
     }
 
     /// Signs and encodes broadcasts once, as soon as one peer could take them.
@@ -379,10 +361,18 @@ impl Machine {
 fn control_departure(agent: &AgentId, lane: Lane, frame: impl Into<Bytes>) -> Departure {
     let mut envelope = Envelope::new(agent.clone(), lane, frame);
     envelope.route.class = Class::CONTROL;
+    departure(envelope, agent, Vec::new())
+}
+
+fn departure(envelope: Envelope, to: &AgentId, messages: Vec<(SignedMessage, u32)>) -> Departure {
+    let flight = Flight {
+        peer: to.clone(),
+        lane: envelope.lane,
+        messages,
+    };
     Departure {
-        peer: agent.clone(),
         envelope,
-        messages: Vec::new(),
+        flight: Arc::new(flight),
     }
 }
 
