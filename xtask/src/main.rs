@@ -39,7 +39,7 @@ const VERBS: &[Verb] = &[
     ),
     (
         "chaos",
-        "play 5,000 random stories over failing roads; --hours 2, --cases 100, --kind session, --seed 7 --quick",
+        "play 10,000 random stories over failing roads; --hours 2, --cases 100, --kind session, --seed 7 --quick",
         chaos,
     ),
     (
