@@ -14,6 +14,7 @@
 use std::{
     net::{IpAddr, UdpSocket},
     pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll, ready},
     thread,
     time::Duration,
@@ -242,7 +243,7 @@ fn make(
         |lane: &str, profile: &str| -> Result<FrameReader, Box<dyn std::error::Error + Send + Sync>> {
             let qos = reader_qos(config.profile(profile)?);
             let topic = frame_topic(participant, inbox_topic(agent, life, lane))?;
-            Ok(FrameReader(
+            Ok(FrameReader::new(
                 subscriber.create_simple_datareader_no_key(&topic, Some(qos))?,
             ))
         };
@@ -258,7 +259,8 @@ fn make(
     let (broadcast_topic, broadcast_writer) = bus(&topics.broadcast)?;
     let (_, record) = bus(&topics.record)?;
     let qos = reader_qos(config.profile(&topics.broadcast)?);
-    let broadcast = FrameReader(subscriber.create_simple_datareader_no_key(&broadcast_topic, Some(qos))?);
+    let broadcast =
+        FrameReader::new(subscriber.create_simple_datareader_no_key(&broadcast_topic, Some(qos))?);
 
     // Last: whoever hears of us finds everything else in place.
     let mut profile = *config.profile(&topics.presence)?;
@@ -383,24 +385,43 @@ impl FrameWriter {
     }
 }
 
-/// Reads frames from one topic.
-pub(crate) struct FrameReader(no_key::SimpleDataReader<Frame, FrameCdr>);
+/// Reads frames from one topic. For one task.
+pub(crate) struct FrameReader {
+    reader: no_key::SimpleDataReader<Frame, FrameCdr>,
+    /// There was nothing more when it was last asked, and its waker is yet to be set.
+    drained: AtomicBool,
+}
 
 impl FrameReader {
+    fn new(reader: no_key::SimpleDataReader<Frame, FrameCdr>) -> Self {
+        Self {
+            reader,
+            drained: AtomicBool::new(false),
+        }
+    }
+
     /// The next sample, and who wrote it; `None` for one that could not be read.
     pub(crate) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<(Guid, Frame)>> {
-        // First, so that what comes in between is not missed; to look before and after would cost more.
-        self.0.set_waker(Some(context.waker().clone()));
-        match self.take() {
-            Some(taken) => Poll::Ready(taken),
-            None => Poll::Pending,
+        // The library wakes under the lock that setting a waker takes, and has not left it yet: whoever is woken looks first.
+        if !self.drained.swap(false, Ordering::Relaxed)
+            && let Some(taken) = self.take()
+        {
+            return Poll::Ready(taken);
         }
+        // Before looking again, so that what comes in between is not missed.
+        self.reader.set_waker(Some(context.waker().clone()));
+        let taken = self.take();
+        self.drained.store(false, Ordering::Relaxed);
+        taken.map_or(Poll::Pending, Poll::Ready)
     }
 
     /// The next sample that is there already.
     pub(crate) fn take(&self) -> Option<Option<(Guid, Frame)>> {
-        match self.0.try_take_one() {
-            Ok(None) => None,
+        match self.reader.try_take_one() {
+            Ok(None) => {
+                self.drained.store(true, Ordering::Relaxed);
+                None
+            }
             Ok(Some(change)) => Some(Some((change.writer_guid().to_bytes(), change.into_value()))),
             Err(error) => {
                 tracing::debug!(%error, "a sample that is no frame");

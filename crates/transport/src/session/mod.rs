@@ -38,14 +38,21 @@ mod tests;
 
 use std::{
     collections::BTreeSet,
+    future::poll_fn,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
-use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, poll_immediate},
+    stream::FuturesUnordered,
+};
 use ifmsg::{AgentId, Draft, MessageId, Now, TrustStore, VerifiedMessage};
 use rand_core::CryptoRng;
 use tokio::{
@@ -62,7 +69,7 @@ pub use metrics::{PeerStatus, SessionMetrics};
 pub use outcome::{NotAcknowledged, Outcome, Receipt, Refusal, SubmitError};
 pub use rtt::RoundTrip;
 
-use crate::{Clock, IfTransport, Lane, PeerKeys, PeerTrust, SendError};
+use crate::{Clock, IfTransport, Lane, PeerKeys, PeerTrust, SendError, TransportEvent};
 use inbox::InboxItem;
 use machine::{Departure, Machine};
 
@@ -400,6 +407,19 @@ impl Shared {
     }
 }
 
+/// Lets tasks that were woken before run before this one goes on. Unlike [`tokio::task::yield_now`] without a look at the network.
+async fn give_way() {
+    let mut given = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// How far a peer's streams were taken.
 type TakenMark = (AgentId, ifmsg::PublicKey, ifmsg::Mark);
 
@@ -433,40 +453,49 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self) {
+        let mut timer = pin!(tokio::time::sleep_until(self.shared.started));
         loop {
+            // Whatever it stands for is seen to in this turn.
+            let _ = self.shared.wake.notified().now_or_never();
             // Nothing is acknowledged before it is on record.
             self.record_marks();
             self.keep_alive();
-            // What it hands over is not polled, and so does not leave, before what follows is done.
-            let mut timeout = self.transmit();
+            let mut timeout = self.transmit().await;
             self.publish().await;
             if self.unsafe_marks.is_some() {
                 let again = self.shared.now().elapsed + SAFE_AGAIN;
                 timeout = Some(timeout.map_or(again, |at| at.min(again)));
             }
-            let sleep = async {
-                match timeout {
-                    Some(at) => tokio::time::sleep_until(self.shared.started + at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            // Moved to an earlier time alone: that it goes off too early now and then costs less than to move it for each message.
+            if let Some(at) = timeout.map(|at| self.shared.started + at)
+                && (at < timer.deadline() || timer.is_elapsed())
+            {
+                timer.as_mut().reset(at);
+            }
             tokio::select! {
                 biased;
                 Some(done) = self.sending.next(), if !self.sending.is_empty() => self.on_handed_over(done),
                 event = self.transport.recv() => match event {
-                    Ok(event) => {
-                        let now = self.shared.now();
-                        self.shared.machine().on_transport(event, now);
-                    }
+                    Ok(event) => self.on_transport(event).await,
                     Err(crate::Closed) => break,
                 },
                 () = self.shared.wake.notified() => {}
-                () = sleep => {}
+                () = &mut timer, if timeout.is_some() => {}
             }
         }
         self.record_marks();
         self.shared.machine().end();
         self.publish().await;
+    }
+
+    async fn on_transport(&mut self, event: TransportEvent) {
+        let now = self.shared.now();
+        self.shared.machine().on_transport(event, now);
+        // Who observes is told once for what comes and what goes, before either has consequences.
+        if self.observer.is_none() && self.publish().await {
+            // The application goes first: its answer leaves before this task looks after anything else.
+            give_way().await;
+        }
     }
 
     fn on_handed_over(&mut self, done: HandedOver) {
@@ -511,39 +540,58 @@ impl Driver {
         }
     }
 
-    /// Hands all that is due to the transport, and says when more will be.
-    fn transmit(&mut self) -> Option<Duration> {
+    /// Hands all that is due to the transport, and says when more will be. Where somebody observes, it leaves only after that was told.
+    async fn transmit(&mut self) -> Option<Duration> {
         loop {
-            let now = self.shared.now();
-            let mut machine = self.shared.machine();
-            // With the same `now`, so that nothing falls due between the two and waits for the next event.
-            machine.on_timeout(now.elapsed);
-            let Some(departure) = machine.poll_transmit(now, &self.busy) else {
-                let asleep = machine.asleep(now.elapsed);
-                let timeout = machine.next_timeout(now.elapsed);
-                drop(machine);
-                asleep.iter().for_each(|peer| self.transport.wake(peer));
-                return timeout;
+            let mut sending = match self.next_departure() {
+                Ok(departure) => self.hand_over(departure),
+                Err(timeout) => return timeout,
             };
-            drop(machine);
-            let road = self.transport.road_of(&departure.envelope);
-            self.shared.machine().departs(&departure, road.as_ref());
-            let Departure { envelope, flight } = departure;
-            self.busy.insert((flight.peer.clone(), flight.lane));
-            let transport = self.transport.clone();
-            self.sending.push(Box::pin(async move {
-                let result = transport.send_by_roads(envelope).await;
-                HandedOver {
-                    flight,
-                    named: road,
-                    result,
-                }
-            }));
+            if self.observer.is_none()
+                && let Some(done) = poll_immediate(&mut sending).await
+            {
+                self.on_handed_over(done);
+            } else {
+                self.sending.push(sending);
+            }
         }
     }
 
-    /// Tells what happened, and then lets it have its consequences.
-    async fn publish(&mut self) {
+    /// What is due, or when something will be.
+    fn next_departure(&mut self) -> Result<Departure, Option<Duration>> {
+        let now = self.shared.now();
+        let mut machine = self.shared.machine();
+        // With the same `now`, so that nothing falls due between the two and waits for the next event.
+        machine.on_timeout(now.elapsed);
+        if let Some(departure) = machine.poll_transmit(now, &self.busy) {
+            return Ok(departure);
+        }
+        let asleep = machine.asleep(now.elapsed);
+        let timeout = machine.next_timeout(now.elapsed);
+        drop(machine);
+        asleep.iter().for_each(|peer| self.transport.wake(peer));
+        Err(timeout)
+    }
+
+    /// Does nothing until it is polled.
+    fn hand_over(&mut self, departure: Departure) -> Sending {
+        let road = self.transport.road_of(&departure.envelope);
+        self.shared.machine().departs(&departure, road.as_ref());
+        let Departure { envelope, flight } = departure;
+        self.busy.insert((flight.peer.clone(), flight.lane));
+        let transport = self.transport.clone();
+        Box::pin(async move {
+            let result = transport.send_by_roads(envelope).await;
+            HandedOver {
+                flight,
+                named: road,
+                result,
+            }
+        })
+    }
+
+    /// Tells what happened, and then lets it have its consequences. Whether there are any for those who wait.
+    async fn publish(&mut self) -> bool {
         let feedback = {
             let mut machine = self.shared.machine();
             machine.events(&mut self.told);
@@ -585,6 +633,7 @@ impl Driver {
             // Frames that wait below must not keep the application from taking what is here: that gives the peer room for more.
             tokio::task::yield_now().await;
         }
+        progress
     }
 
     /// Waits for the observer; the session is halted for as long as it cannot go on. `false` if it was closed meanwhile.
