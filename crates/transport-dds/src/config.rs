@@ -502,6 +502,9 @@ struct Table {
     max_peers: Option<usize>,
     /// What a peer may send on the reliable lane before this side has taken what came before.
     window_bytes: Option<usize>,
+    /// What `rustdds` may keep of what was sent to one peer on the reliable lane; an eighth of it may be sent in a second.
+    #[cfg_attr(feature = "schema", schemars(range(min = 8_388_608)))]
+    kept_bytes: Option<usize>,
     /// The largest payload of a sample, in bytes; longer frames travel in chunks.
     max_sample: Option<usize>,
     /// How often a link says that it is alive.
@@ -660,6 +663,7 @@ impl TryFrom<Table> for DdsConfig {
         set(&mut limits.max_frame, table.max_frame);
         set(&mut limits.max_peers, table.max_peers);
         set(&mut limits.window_bytes, table.window_bytes);
+        set(&mut limits.kept_bytes, table.kept_bytes);
         limits.max_sample = table.max_sample;
         set(
             &mut limits.heartbeat,
@@ -799,11 +803,13 @@ mod tests {
             ("interfaces = [\"eth0\"]", "`eth0` is not an interface"),
             ("interfaces = \"some\"", "`some` is not an interface"),
             ("max_frame = 1", "`max_frame` must"),
+            ("kept_bytes = 8388607", "`kept_bytes` must"),
             ("silence_ms = 100", "`silence` must"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(fragment), "{text}: {error}");
         }
         assert_eq!(read("interfaces = \"all\"").unwrap().interfaces, Interfaces::All);
+        assert_eq!(read("kept_bytes = 8388608").unwrap().limits.kept_bytes, 8 << 20);
     }
 }
