@@ -16,23 +16,27 @@
 //! # What it costs
 //! `cargo bench -p ifmesh-transport-dds` compares it with bare `rustdds` on samples of the same type, size and QoS, whose
 //! receiving program acknowledges what it takes. Each of its figures is a median of seven rounds at 300 B; these are those of
-//! eight runs in a row on two cores that did nothing else:
+//! five runs on two cores that did nothing else:
 //!
 //! | | a second | round trip |
 //! |---|---|---|
-//! | `rustdds`, samples | 188,000 to 219,000 | 102 to 127 us; 236 to 286 us where the program signs and verifies messages itself |
-//! | this transport, unsigned frames | 0.70 to 0.91 of that, 0.80 in the median | 13 us less to 19 us more, the same in the median |
-//! | a session over it, signed and acknowledged messages, about 50 under one signature | 0.74 to 0.92 of that, 0.87 in the median | 20 to 77 us more than the program that signs, 28 us in the median |
+//! | `rustdds`, samples | 222,000 to 229,000 | 93 to 97 us; 209 to 219 us where the program signs and verifies messages itself |
+//! | this transport, unsigned frames | 0.81 to 0.92 of that, 0.84 in the median | 2 us less to 7 us more, 3 us more in the median |
+//! | a session over it, signed and acknowledged messages, about 50 under one signature | 0.90 to 0.98 of that, 0.92 in the median | 14 to 22 us more than the program that signs, 21 us in the median |
 //!
-//! Where the two cores were shared, a session was seen at 0.51 to 0.91 of the rate, before a message was written in one pass. Link-time
-//! optimisation (`thin`), a window of 1,000 messages, and an acknowledgement for each 128 instead of 64 brought nothing that stood
-//! out from the spread.
+//! Where the two cores were shared, a session was seen at 0.51 to 0.91 of the rate, before a message was written in one pass, and on
+//! days when the machine was slower at 77 us more than the program. Link-time optimisation (`thin`), a window of 1,000 messages, and an
+//! acknowledgement for each 128 instead of 64 brought nothing that stood out from the spread.
 //!
 //! That program is the measure of a round trip because the sum of its parts is not what anybody gets. By the clock, signing
-//! and verifying both messages takes 109 to 132 us in its round trips, 101 to 119 us in a loop. Added to the round trip of bare
-//! `rustdds` that is 13 to 56 us less than the program takes, and 50 to 98 us less than a session does. Most of it is that threads
-//! wake later where the program is busy in between: one that spins for as long as signing takes has a round trip of 3 to 52 us
+//! and verifying both messages takes 102 to 107 us in its round trips, 98 to 101 us in a loop. Added to the round trip of bare
+//! `rustdds` that is 10 to 18 us less than the program takes, and 28 to 39 us less than a session does. Most of it is that threads
+//! wake later where the program is busy in between: one that spins for as long as signing takes has a round trip of 8 to 21 us
 //! more than that sum.
+//!
+//! What a session adds to the program is work of its own: a round trip is four datagrams in both, and wakes as many
+//! threads. Traced, its thread runs for 62 to 68 us from waking to the next write, that of the program for 56. To let those for whom
+//! a sample came run before it is looked whether there are more brought nothing that stood out.
 //!
 //! Where a round trip goes, in microseconds for one way (medians of 14,000, in one run with marks in the code, when each message still
 //! brought the acknowledgement of the last one; now one does every 5 ms):
