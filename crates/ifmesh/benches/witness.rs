@@ -9,17 +9,17 @@
 //!
 //! `cargo bench -p ifmesh --bench witness [-- FOLDER]`: the logs stand in FOLDER, else in this crate's.
 //!
-//! Measured on two cores, which hold both agents, both logs and the network, on ext4, while nothing was built. Of six runs over
-//! WebRTC and four over the mesh: messages a second, and the medians of the ratios, run by run:
+//! Measured on two cores, which hold both agents, both logs and the network, on ext4, while nothing was built. Of seven runs over
+//! WebRTC and five over the mesh: messages a second, and the medians of the ratios, run by run:
 //!
 //! | over | policy | without | with | ratio | processor time without, with |
 //! |---|---|---|---|---|---|
-//! | WebRTC | best effort | 178,000 to 199,000 | 161,000 to 181,000 | 0.92 0.88 0.91 0.94 0.93 0.89 | 9.8 us, 10.6 us |
-//! | WebRTC | required | 174,000 to 198,000 | 158,000 to 175,000 | 0.91 0.88 0.88 0.88 0.90 0.88 | 9.7 us, 10.8 us |
-//! | mesh | best effort | 292,000 to 308,000 | 254,000 to 270,000 | 0.88 0.87 0.86 0.88 | 6.2 us, 7.0 us |
-//! | mesh | required | 286,000 to 308,000 | 247,000 to 261,000 | 0.84 0.83 0.85 0.83 | 6.2 us, 7.1 us |
+//! | WebRTC | best effort | 167,000 to 199,000 | 152,000 to 181,000 | 0.92 0.88 0.91 0.94 0.93 0.89 0.90 | 9.9 us, 10.7 us |
+//! | WebRTC | required | 165,000 to 198,000 | 151,000 to 175,000 | 0.91 0.88 0.88 0.88 0.90 0.88 0.93 | 9.7 us, 10.8 us |
+//! | mesh | best effort | 272,000 to 308,000 | 247,000 to 270,000 | 0.88 0.87 0.86 0.88 0.92 | 6.2 us, 7.0 us |
+//! | mesh | required | 286,000 to 308,000 | 247,000 to 261,000 | 0.84 0.83 0.85 0.83 0.86 | 6.2 us, 7.1 us |
 //!
-//! So the 0.9 that it should be is what an agent over WebRTC has with the policy that is the default, in four of six runs. The
+//! So the 0.9 that it should be is what an agent over WebRTC has with the policy that is the default, in five of seven runs. The
 //! sender, with two records of each message, is the one that falls behind. Of what its log costs, nearly half is the page cache of
 //! the filesystem, by rounds in which lines were made and not written; hashing is hardly any of it. Before one line told of many messages
 //! the ratios were 0.76, 0.77, 0.67 and 0.68.

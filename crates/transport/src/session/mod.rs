@@ -73,6 +73,10 @@ use crate::{Clock, IfTransport, Lane, PeerKeys, PeerTrust, SendError, TransportE
 use inbox::InboxItem;
 use machine::{Departure, Machine};
 
+/// Envelopes that are handed over in one turn as soon as they are due. Who submits faster than a transport takes must not keep the
+/// session from hearing what comes.
+const AT_ONCE: usize = 64;
+
 /// How soon a session looks again whether what it has to acknowledge is safe.
 const SAFE_AGAIN: Duration = Duration::from_millis(1);
 
@@ -542,14 +546,17 @@ impl Driver {
 
     /// Hands all that is due to the transport, and says when more will be. Where somebody observes, it leaves only after that was told.
     async fn transmit(&mut self) -> Option<Duration> {
+        let mut at_once = AT_ONCE;
         loop {
             let mut sending = match self.next_departure() {
                 Ok(departure) => self.hand_over(departure),
                 Err(timeout) => return timeout,
             };
             if self.observer.is_none()
+                && at_once > 0
                 && let Some(done) = poll_immediate(&mut sending).await
             {
+                at_once -= 1;
                 self.on_handed_over(done);
             } else {
                 self.sending.push(sending);
