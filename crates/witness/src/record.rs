@@ -495,11 +495,40 @@ impl Record {
 
     /// What it says of this message; `None` if it is not about it.
     pub fn of(&self, digest: &MessageDigest) -> Option<Cow<'_, Self>> {
-        if self.digest == Some(*digest) {
-            return Some(Cow::Borrowed(self));
-        }
-        let message = self.messages.iter().find(|message| message.digest == *digest)?;
-        Some(Cow::Owned(self.part(message)))
+        self.each().find(|record| record.digest == Some(*digest))
+    }
+
+    /// The line that says this, without its newline: of one that is not about [several](Self::messages) messages, byte for byte the
+    /// line that it was read from.
+    pub fn to_line(&self) -> String {
+        let message = self.digest.map(|digest| Mention {
+            trace: Some(self.trace),
+            ..Mention::new(digest)
+        });
+        let metadata = self.metadata.iter();
+        let entry = Entry {
+            event: self.event,
+            peer: self.peer.clone(),
+            transport: self.transport.as_deref().map(Into::into),
+            message,
+            several: (0, Vec::new()),
+            sdp_hash: self.sdp_hash,
+            metadata: Metadata(
+                metadata
+                    .map(|(name, value)| (name.clone().into(), value.clone()))
+                    .collect(),
+            ),
+        };
+        let place = Place {
+            seq: self.seq,
+            timestamp: &self.timestamp.to_string(),
+            agent: &self.agent,
+            run: self.trace,
+            prev: &self.prev,
+        };
+        let mut line = Vec::new();
+        write_line(&mut line, &entry, &place);
+        String::from_utf8_lossy(&line).into_owned()
     }
 
     fn part(&self, message: &Mention) -> Self {
@@ -941,7 +970,9 @@ mod tests {
             let line = line_of(&entry, seq, prev);
             prop_assert!(line.len() <= MAX_LINE);
             prop_assert_eq!(canonical::check(&line, &Limits::default()), Ok(()));
-            prop_assert_eq!(Record::parse(&line).unwrap(), expected(&entry, seq, prev));
+            let record = Record::parse(&line).unwrap();
+            prop_assert_eq!(record.to_line().into_bytes(), line);
+            prop_assert_eq!(record, expected(&entry, seq, prev));
         }
 
         /// Joined or not, the lines say the same of every message, in the same order.

@@ -64,18 +64,16 @@ pub fn verify_against<'a>(
     verified(dir, walk(dir, keys, held, |_| {})?)
 }
 
-/// As [`verify`], and shows every record on the way, in order; one that is about several messages as [one for each](Record::each). **What was shown counts only if all of it verifies**: keep it to
-/// yourself until this has returned.
+/// As [`verify`], and shows every record on the way, in order; one that is about several messages as [one for each](Record::each).
+/// **What was shown counts only if all of it verifies**: keep it to yourself until this has returned.
 ///
 /// # Errors
 /// As [`verify`].
 pub fn read(dir: &Path, keys: &LogKeys, mut on_record: impl FnMut(&Record)) -> Result<Verified, VerifyError> {
-    verified(
-        dir,
-        walk(dir, keys, Vec::new(), |line| {
-            line.record.each().for_each(|record| on_record(&record));
-        })?,
-    )
+    let walked = walk(dir, keys, Vec::new(), |line| {
+        line.record.each().for_each(|record| on_record(&record));
+    })?;
+    verified(dir, walked)
 }
 
 /// Whose log this folder seems to hold, by its checkpoints and its lines; unverified, and empty if there is no log. More than one

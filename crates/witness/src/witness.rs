@@ -96,8 +96,8 @@ pub struct Status {
 /// An open log with a thread that writes it.
 ///
 /// Events of one caller keep their order. Each is handed to the operating system as soon as the writer comes to it, or
-/// [as offered](Self::offer); one that [is durable at once](Event::is_durable_at_once) is synced then, the others ten times a second. [`sync`](Self::sync) and
-/// [`flush`](Self::flush) tell when.
+/// [as offered](Self::offer); one that [is durable at once](Event::is_durable_at_once) is synced then, the others ten times a
+/// second. [`sync`](Self::sync) and [`flush`](Self::flush) tell when.
 ///
 /// Dropping it is [`close`](Self::close) without the answer: both wait for the disk.
 pub struct Witness {

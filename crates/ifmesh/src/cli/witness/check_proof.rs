@@ -1,4 +1,4 @@
-use std::{fs, path::PathBuf};
+use std::{borrow::Cow, fs, path::PathBuf};
 
 use clap::Args;
 use ifmesh::AgentId;
@@ -111,16 +111,15 @@ impl CheckProof {
             return Ok(Err("its line is about no message".to_owned()));
         }
         digests.retain(|digest| wanted.is_none_or(|wanted| wanted.contains(digest)));
-        if digests.is_empty() {
+        let Some(first) = digests.first() else {
             return Ok(Err("it is about another message".to_owned()));
-        }
-        let records = digests
-            .iter()
-            .map(|digest| check_proof(json.as_bytes(), &keys, digest));
-        let records: Vec<Record> = match records.collect() {
-            Ok(records) => records,
-            Err(error) => return Ok(Err(error.to_string())),
         };
+        // The line is proved for all of them, or for none.
+        if let Err(error) = check_proof(json.as_bytes(), &keys, first) {
+            return Ok(Err(error.to_string()));
+        }
+        let records = digests.iter().filter_map(|digest| claimed.of(digest));
+        let records = records.map(Cow::into_owned).collect();
         let trust = self.keys.given()?;
         let known = |agent: &AgentId| trust.binding(agent).map(|binding| binding.key);
         let cosigned = Cosigned::open(&proof.checkpoint, &keys, known).map_err(Failure::usage)?;

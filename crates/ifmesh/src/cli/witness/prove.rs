@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use clap::Args;
 use ifmesh_witness::{Event, InclusionProof, Record, prove};
@@ -52,15 +52,14 @@ impl Prove {
             (None, Some(digest)) => vec![digest],
             (None, None) => Vec::new(),
         };
-        let (mut lines, mut written) = (String::new(), BTreeSet::new());
+        let mut lines = Vec::new();
         for digest in &digests {
             let proofs = prove(&log.dir, &log.keys, digest).map_err(Failure::not_all_well)?;
             for proof in proofs.iter().filter(|proof| self.wants(proof)) {
                 let json = serde_json::to_string(proof).map_err(Failure::usage)?;
                 // One line of the log may be about several of them.
-                if written.insert(json.clone()) {
-                    lines.push_str(&json);
-                    lines.push('\n');
+                if !lines.contains(&json) {
+                    lines.push(json);
                 }
                 if !self.all {
                     break;
@@ -75,8 +74,10 @@ impl Prove {
             )));
         }
         match &self.out {
-            Some(path) => fs::write(path, lines).map_err(|error| cannot_read(path, &error))?,
-            None => say(lines.trim_end()),
+            Some(path) => {
+                fs::write(path, lines.join("\n") + "\n").map_err(|error| cannot_read(path, &error))?
+            }
+            None => say(lines.join("\n")),
         }
         Ok(exit::DONE)
     }

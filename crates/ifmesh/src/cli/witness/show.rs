@@ -10,7 +10,6 @@ use clap::Args;
 use ifmesh::{AgentId, Timestamp};
 use ifmesh_witness::{Detail, Event, MAX_LINE, Record};
 use ifmsg::TraceId;
-use serde_json::{Value, json};
 
 use super::{logs::no_log_in, say};
 use crate::cli::{Failure, exit};
@@ -74,11 +73,8 @@ impl Show {
                     ))
                 })?;
                 for part in record.each() {
-                    match (filter.wants(&part), self.json) {
-                        (true, true) if record.messages.is_empty() => say(&line),
-                        (true, true) => say(json_of(&part)),
-                        (true, false) => say(human(&part)),
-                        (false, _) => {}
+                    if filter.wants(&part) {
+                        say(if self.json { part.to_line() } else { human(&part) });
                     }
                 }
             }
@@ -149,37 +145,6 @@ pub(super) fn human(record: &Record) -> String {
         let _ = write!(text, " sdp:{}", ifmsg::hex::encode(hash));
     }
     text
-}
-
-/// A record as a line that is about nothing else says it.
-fn json_of(record: &Record) -> Value {
-    let metadata = record.metadata.iter().filter_map(|(name, detail)| {
-        let value = match detail {
-            Detail::Number(number) => json!(number),
-            Detail::Text(text) => json!(&**text),
-            _ => return None,
-        };
-        Some((name.clone(), value))
-    });
-    let metadata = serde_json::Map::from_iter(metadata);
-    let members = [
-        ("agent_id", json!(record.agent)),
-        ("digest", json!(record.digest.map(|digest| digest.to_hex()))),
-        ("event", json!(record.event.name())),
-        ("metadata", json!((!metadata.is_empty()).then_some(metadata))),
-        ("peer_id", json!(record.peer)),
-        ("prev", json!(record.prev.to_string())),
-        (
-            "sdp_hash",
-            json!(record.sdp_hash.map(|hash| ifmsg::hex::encode(&hash))),
-        ),
-        ("seq", json!(record.seq)),
-        ("timestamp", json!(record.timestamp.to_string())),
-        ("trace_id", json!(ifmsg::hex::encode(record.trace.as_bytes()))),
-        ("transport", json!(record.transport)),
-    ];
-    let given = members.into_iter().filter(|(_, value)| !value.is_null());
-    given.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Reads whole lines, segment by segment, and goes on when there are more.
