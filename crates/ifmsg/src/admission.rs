@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use crate::{
     AgentId, Destination, Header, KeyId, MessageDigest, Place, PublicKey, ReplayGuard, SignedMessage,
-    Timestamp, TrustError, TrustStore, UnverifiedFlight, Verdict, codec::DecodeError, trust::Resolved,
+    Timestamp, TrustError, TrustStore, UnverifiedFlight, Verdict, codec::DecodeError, key::PreparedKeys,
+    trust::Resolved,
 };
 
 /// How far a message's timestamp may be from the receiver's clock when it opens an epoch, either way.
@@ -226,6 +227,7 @@ pub struct Admission {
     me: AgentId,
     trust: TrustStore,
     replay: ReplayGuard,
+    keys: PreparedKeys,
     max_age: Duration,
     history: History,
 }
@@ -237,6 +239,7 @@ impl Admission {
             me,
             trust,
             replay: ReplayGuard::new(),
+            keys: PreparedKeys::default(),
             max_age,
             history: History::default(),
         }
@@ -262,7 +265,11 @@ impl Admission {
             .iter()
             .find_map(|outcome| outcome.as_ref().ok())
             .map(|resolved| Arc::new(resolved.key))
-            .filter(|key| flight.verify_signature(key).is_ok());
+            .filter(|key| {
+                let strictly =
+                    |bytes: &[u8], signature: &_| self.keys.verify_strict(key, bytes, signature, now.elapsed);
+                flight.verify_signature(key, strictly).is_ok()
+            });
         let commit = |(index, outcome): (usize, Result<Resolved, Rejection>)| match (outcome, &key) {
             (Ok(resolved), Some(key)) if **key == resolved.key => {
                 self.commit(flight, index, &resolved, key, now, host)
@@ -286,7 +293,8 @@ impl Admission {
             check_permissions(header, &resolved)?;
             // Once for the whole flight.
             let (key, valid) = verified.get_or_insert_with(|| {
-                let valid = flight.verify_signature(&resolved.key).is_ok();
+                let strictly = |bytes: &[u8], signature: &_| resolved.key.verify_strict(bytes, signature);
+                let valid = flight.verify_signature(&resolved.key, strictly).is_ok();
                 (Arc::new(resolved.key), valid)
             });
             if !*valid || **key != resolved.key {

@@ -110,8 +110,13 @@ impl UnverifiedFlight {
             .collect()
     }
 
-    /// Verifies the one signature. With a whole flight at hand the root is computed from the leaves, else from each path.
-    pub(crate) fn verify_signature(&self, key: &PublicKey) -> Result<(), BadSignature> {
+    /// Verifies the one signature, the way `strictly` does. With a whole flight at hand the root is computed from the leaves, else
+    /// from each path.
+    pub(crate) fn verify_signature(
+        &self,
+        key: &PublicKey,
+        mut strictly: impl FnMut(&[u8], &SignatureBytes) -> Result<(), BadSignature>,
+    ) -> Result<(), BadSignature> {
         let mut verified: Option<(Node, usize, SignatureBytes)> = None;
         let mut shared_root: Option<Node> = None;
         for Sealed {
@@ -128,7 +133,7 @@ impl UnverifiedFlight {
             };
             let this = (root, proof.size, proof.signature);
             if verified != Some(this) {
-                flight::verify_root(key, proof.size, &root, &proof.signature)?;
+                strictly(&flight::signed_bytes(key, proof.size, &root), &proof.signature)?;
                 verified = Some(this);
             }
         }

