@@ -129,6 +129,7 @@ pub(crate) struct Counters {
     pub(crate) refused: AtomicU64,
     pub(crate) stray_samples: AtomicU64,
     pub(crate) unread: AtomicU64,
+    pub(crate) bus_dropped: AtomicU64,
 }
 
 pub(crate) fn count(counter: &AtomicU64) {

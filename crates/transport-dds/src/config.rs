@@ -368,7 +368,8 @@ pub struct DdsLimits {
     pub window_bytes: usize,
     /// What `rustdds` may keep of what was sent to one peer on the reliable lane: 512 MiB, counted like `window_bytes`, and no
     /// less than 8 MiB. It drops what was acknowledged only every 6 s, so this also bounds how much is sent: an eighth of it
-    /// at once, and an eighth of it in each second after.
+    /// at once, and an eighth of it in each second after. The record of reliable broadcasts has as much for itself; what is faster
+    /// than that goes to the agents, and not on record.
     pub kept_bytes: usize,
     /// How often a link says that it is alive: 500 ms.
     pub heartbeat: Duration,

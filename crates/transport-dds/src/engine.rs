@@ -33,6 +33,7 @@ use tokio::{sync::oneshot, time::timeout};
 use crate::{
     config::{DdsConfig, Durability, History, Interfaces, Profile, Reliability},
     error::StartError,
+    record::lasting_samples,
     statement::Guid,
     wire::{
         FRAME_TYPE, Frame, FrameCdr, Heard, PRESENCE_TOPIC, PRESENCE_TYPE, Presence, PresenceCdr, bus_topic,
@@ -44,8 +45,8 @@ use crate::{
 const READER_SAMPLES: i32 = 1_024;
 /// Samples that a reliable inbox writer keeps until they are acknowledged.
 const WRITER_SAMPLES: i32 = 256;
-/// The same for presence and the bus, where one reader that is dead must not matter: 50 s of lease are fewer.
-const SHARED_WRITER_SAMPLES: i32 = 8_192;
+/// The same for presence, where one reader that is dead must not matter: 50 s of lease are fewer.
+const PRESENCE_SAMPLES: i32 = 8_192;
 
 /// A participant and what it always has. Its drop returns at once; the library's threads end in the background.
 pub(crate) struct Engine {
@@ -134,14 +135,14 @@ impl Engine {
         let _ = self.presence.dispose(&presence.agent, None);
     }
 
-    /// A best-effort sample for everybody. Never waits.
-    pub(crate) fn broadcast(&self, frame: Frame) {
-        let _ = self.broadcast.try_write(frame);
+    /// A best-effort sample for everybody, if the library has room. Never waits.
+    pub(crate) fn broadcast(&self, frame: Frame) -> bool {
+        self.broadcast.try_write(frame)
     }
 
-    /// A sample of the record of reliable broadcasts. Never waits.
-    pub(crate) fn record(&self, frame: Frame) {
-        let _ = self.record.try_write(frame);
+    /// A sample of the record of reliable broadcasts, if the library has room. Never waits.
+    pub(crate) fn record(&self, frame: Frame) -> bool {
+        self.record.try_write(frame)
     }
 
     /// From which endpoint broadcasts come.
@@ -251,7 +252,8 @@ fn make(
     let best_effort = inbox("best_effort", &topics.best_effort)?;
 
     let bus = |profile: &str| -> Result<(Topic, FrameWriter), Box<dyn std::error::Error + Send + Sync>> {
-        let qos = writer_qos(config.profile(profile)?, SHARED_WRITER_SAMPLES);
+        let samples = i32::try_from(lasting_samples(config))?;
+        let qos = writer_qos(config.profile(profile)?, samples);
         let topic = frame_topic(participant, bus_topic(profile))?;
         let writer = publisher.create_datawriter_no_key(&topic, Some(qos))?;
         Ok((topic, FrameWriter(writer)))
@@ -265,7 +267,7 @@ fn make(
     // Last: whoever hears of us finds everything else in place.
     let mut profile = *config.profile(&topics.presence)?;
     profile.history = History::KeepLast(1);
-    let qos = writer_qos(&profile, SHARED_WRITER_SAMPLES);
+    let qos = writer_qos(&profile, PRESENCE_SAMPLES);
     let topic = participant.create_topic(
         PRESENCE_TOPIC.to_owned(),
         PRESENCE_TYPE.to_owned(),

@@ -26,6 +26,7 @@ use crate::{
     engine::{Engine, FrameReader, Inputs, Writers},
     link::{Common, Link, until},
     meter::Meter,
+    record::Record,
     statement::{Guid, Hello, Said, Signed},
     wire::{Frame, Kind, Presence},
 };
@@ -75,6 +76,7 @@ pub(crate) struct Hub {
     /// Whose endpoint it is, by verified hellos.
     endpoints: HashMap<Guid, (AgentId, Way)>,
     meter: Meter,
+    record: Record,
     refusals: HashMap<(String, &'static str), Instant>,
     ins: JoinSet<(AgentId, u64, DownReason)>,
     outs: JoinSet<u64>,
@@ -136,6 +138,7 @@ impl Hub {
             peers: BTreeMap::new(),
             endpoints: HashMap::new(),
             meter: Meter::new(Instant::now()),
+            record: Record::new(&config, Instant::now()),
             refusals: HashMap::new(),
             ins: JoinSet::new(),
             outs: JoinSet::new(),
@@ -244,8 +247,17 @@ impl Hub {
                     self.on_sample(engine, way, sample);
                 }
             }
-            Input::ToBus(ToBus::Broadcast(frame)) => engine.broadcast(frame),
-            Input::ToBus(ToBus::Record(frame)) => engine.record(frame),
+            Input::ToBus(to_bus) => {
+                let taken = match to_bus {
+                    ToBus::Broadcast(frame) => engine.broadcast(frame),
+                    ToBus::Record(frame) => {
+                        self.record.admits(&frame.payload, Instant::now()) && engine.record(frame)
+                    }
+                };
+                if !taken {
+                    count(&self.common.board.counters.bus_dropped);
+                }
+            }
         }
     }
 

@@ -96,6 +96,7 @@ mod hub;
 mod link;
 mod meter;
 mod queues;
+mod record;
 mod sending;
 mod statement;
 mod transport;

@@ -44,12 +44,12 @@ impl Meter {
             .each
             .entry(participant)
             .or_insert_with(|| Bucket::full(EACH, now));
-        bucket.take(EACH, now) && self.all.take(ALL, now)
+        bucket.take(1.0, EACH, now) && self.all.take(1.0, ALL, now)
     }
 
     /// Whether a heartbeat of a linked peer may be checked now.
     pub(crate) fn admits_known(&mut self, now: Instant) -> bool {
-        self.known.take(KNOWN, now)
+        self.known.take(1.0, KNOWN, now)
     }
 }
 
@@ -71,10 +71,11 @@ impl Bucket {
         self.at = now;
     }
 
-    fn take(&mut self, rate: f64, now: Instant) -> bool {
-        let enough = self.wait(1.0, rate, now).is_zero();
+    /// Takes this much if it is there.
+    pub(crate) fn take(&mut self, amount: f64, rate: f64, now: Instant) -> bool {
+        let enough = self.wait(amount, rate, now).is_zero();
         if enough {
-            self.spend(1.0);
+            self.spend(amount);
         }
         enough
     }

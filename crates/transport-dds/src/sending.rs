@@ -26,7 +26,7 @@ use crate::{
 pub(crate) const SAMPLE_COST: u64 = 512;
 
 /// Within 7 s, that is between two cleanings of the library and a second for being late, a bucket lets eight times its rate pass.
-const SHARES: f64 = 8.0;
+pub(crate) const SHARES: f64 = 8.0;
 
 pub(crate) fn cost(payload: &Bytes) -> u64 {
     payload.len() as u64 + SAMPLE_COST

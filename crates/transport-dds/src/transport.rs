@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    board::Board,
+    board::{Board, count},
     config::{DdsAgent, DdsConfig},
     engine::{self, Engine},
     error::StartError,
@@ -62,6 +62,9 @@ pub struct DdsMetrics {
     pub stray_samples: u64,
     /// Samples that could not be read.
     pub unread: u64,
+    /// Samples for everybody that were dropped, best-effort broadcasts and the record of reliable ones: there was no room for them
+    /// here or in the library, or they were more than [`DdsLimits::kept_bytes`](crate::DdsLimits::kept_bytes) allows.
+    pub bus_dropped: u64,
 }
 
 impl DdsTransport {
@@ -145,6 +148,7 @@ impl DdsTransport {
             refused: counters.refused.load(Ordering::Relaxed),
             stray_samples: counters.stray_samples.load(Ordering::Relaxed),
             unread: counters.unread.load(Ordering::Relaxed),
+            bus_dropped: counters.bus_dropped.load(Ordering::Relaxed),
         }
     }
 
@@ -163,7 +167,13 @@ impl DdsTransport {
             }
         }
         if len <= self.max_sample {
-            let _ = self.bus.try_send(ToBus::Record(self.frame_for_all(&envelope)));
+            self.offer_to_bus(ToBus::Record(self.frame_for_all(&envelope)));
+        }
+    }
+
+    fn offer_to_bus(&self, sample: ToBus) {
+        if self.bus.try_send(sample).is_err() {
+            count(&self.board.counters.bus_dropped);
         }
     }
 
@@ -171,7 +181,7 @@ impl DdsTransport {
     fn send_loosely_to_all(&self, envelope: &Envelope) {
         let fits = envelope.frame.len() <= self.max_sample && !ifmesh_transport::is_chunk(&envelope.frame);
         if fits {
-            let _ = self.bus.try_send(ToBus::Broadcast(self.frame_for_all(envelope)));
+            self.offer_to_bus(ToBus::Broadcast(self.frame_for_all(envelope)));
             return;
         }
         for outbound in self.board.outbounds() {
