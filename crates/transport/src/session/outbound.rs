@@ -92,7 +92,20 @@ impl Outbound {
         sequence
     }
 
-    /// The message with this number was signed. Whether it is still wanted.
+    /// The message with this number was signed, and handed to the link by this transmission; `None`: it is not wanted any more.
+    pub(super) fn signed_and_sent(
+        &mut self,
+        sequence: u64,
+        message: SignedMessage,
+        now: Duration,
+        rtt: &RoundTrip,
+        transmission: u64,
+    ) -> Option<u32> {
+        self.outstanding.get_mut(&sequence)?.message = Some(message);
+        Some(self.sent(sequence, now, rtt, transmission))
+    }
+
+    /// The message with this number was signed, and is due. Whether it is still wanted.
     pub(super) fn signed(&mut self, sequence: u64, message: SignedMessage) -> bool {
         let Some(outstanding) = self.outstanding.get_mut(&sequence) else {
             return false;

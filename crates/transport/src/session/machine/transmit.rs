@@ -149,13 +149,14 @@ impl Machine {
         let mut wanted = Vec::with_capacity(flight.len());
         let mut attempts = Vec::with_capacity(flight.len());
         for (sequence, message) in sequences.into_iter().zip(flight) {
-            let reliable = message.header().delivery == Delivery::Reliable;
-            // What has expired in the meantime is finished, and stays out of the frame.
-            if reliable && !peer.direct.signed(sequence, message.clone()) {
-                continue;
-            }
-            let attempt = if reliable {
-                peer.direct.sent(sequence, now, &peer.rtt, route.transmission)
+            let attempt = if message.header().delivery == Delivery::Reliable {
+                let (signed, transmission) = (message.clone(), route.transmission);
+                let attempt = peer
+                    .direct
+                    .signed_and_sent(sequence, signed, now, &peer.rtt, transmission);
+                // What has expired in the meantime is finished, and stays out of the frame.
+                let Some(attempt) = attempt else { continue };
+                attempt
             } else {
                 1
             };
@@ -183,6 +184,9 @@ impl Machine {
     fn resend(&mut self, agent: &AgentId, now: Duration) -> Option<Departure> {
         for which in Reliable::BOTH {
             let peer = self.peers.get_mut(agent)?;
+            if !peer.outbound(which).has_due(now) {
+                continue;
+            }
             let mut batch: Vec<(u64, SignedMessage)> = Vec::new();
             let mut bytes = 0;
             for (sequence, message) in peer.outbound(which).due(now) {
