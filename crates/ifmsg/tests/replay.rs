@@ -30,7 +30,7 @@ use std::{
 
 use ifmsg::{
     EPOCH_GRACE, Identity, MAX_SAFE_INTEGER, Mark, MessageDigest, Place, PublicKey, Rejection, ReplayGuard,
-    SignedMessage, Stream, Timestamp, Verdict, WINDOW, encode_binary,
+    SignedMessage, Stream, Timestamp, Verdict, WINDOW, encode_binary, sign_flight,
 };
 use proptest::{collection, prelude::*, sample};
 use serde_json::json;
@@ -502,6 +502,51 @@ fn p6_an_equivocation_is_reported_once_and_keeps_both_messages() {
         admit(&mut gate, third.to_json()).unwrap_err(),
         Rejection::Equivocation
     );
+}
+
+/// Alone or of a flight, short or long, whatever has passed since: the latest thousand can be proved, but for one that is longer
+/// than all others together may be.
+#[test]
+fn p6_each_of_the_latest_messages_proves_a_lie() {
+    const LAST: u64 = 3_000;
+    let mut gate = bob();
+    let body = |n: u64, claim: &str| {
+        let text = "x".repeat(usize::try_from(n * 7_919 % 700).unwrap());
+        unsigned(to_bob(json!({ "claim": claim, "text": text })), 1, n)
+    };
+    let mut digests = BTreeMap::new();
+    for first in (1..LAST).step_by(5) {
+        // One alone, then a flight of four.
+        for numbers in [first..=first, first + 1..=first + 4] {
+            let flight = sign_flight(&alice(), numbers.map(|n| body(n, "agreed")).collect()).unwrap();
+            digests.extend(
+                flight
+                    .iter()
+                    .map(|message| (message.header().sequence, message.digest())),
+            );
+            for outcome in admit_all(&mut gate, encode_binary(&flight).unwrap().to_vec()) {
+                assert!(outcome.is_ok());
+            }
+        }
+    }
+    let long = to_bob(json!({ "text": "x".repeat(1_100_000) }));
+    let long = SignedMessage::sign(&alice(), unsigned(long, 1, LAST + 1));
+    admit(&mut gate, long.to_json()).unwrap();
+    let mut proof_of = |n: u64| {
+        let lie = SignedMessage::sign(&alice(), body(n, "open"));
+        let refused = admit_all(&mut gate, lie.to_json()).pop().unwrap().unwrap_err();
+        assert_eq!(refused.reason, Rejection::Equivocation, "{n}");
+        refused.rejected.unwrap().proof.unwrap().first
+    };
+    for n in LAST - 1_022..=LAST {
+        let first = proof_of(n).expect("it is still known");
+        assert_eq!(first.digest(), digests[&n]);
+        // It proves itself to anybody who holds the key.
+        let flight = read(first.as_signed().to_json()).unwrap();
+        let judged = ifmsg::Admission::authenticate(&trust(), &flight);
+        assert_eq!(judged[0].as_ref().unwrap().digest(), digests[&n]);
+    }
+    assert!(proof_of(LAST + 1).is_none());
 }
 
 #[test]
