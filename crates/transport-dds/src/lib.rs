@@ -15,47 +15,35 @@
 //!
 //! # What it costs
 //! `cargo bench -p ifmesh-transport-dds` compares it with bare `rustdds` on samples of the same type, size and QoS, whose
-//! receiving program acknowledges what it takes. Each of its figures is a median of seven rounds at 300 B; these are those of
-//! five runs on two cores that did nothing else:
+//! receiving program acknowledges what it takes, at 300 B, in one run and turn by turn. These are the medians of 14 runs on a virtual
+//! machine with two cores, on a host that was busy with others, which shows in how long signatures took:
 //!
 //! | | a second | round trip |
 //! |---|---|---|
-//! | `rustdds`, samples | 222,000 to 229,000 | 93 to 97 us; 209 to 219 us where the program signs and verifies messages itself |
-//! | this transport, unsigned frames | 0.81 to 0.92 of that, 0.84 in the median | 2 us less to 7 us more, 3 us more in the median |
-//! | a session over it, signed and acknowledged messages, about 50 under one signature | 0.90 to 0.98 of that, 0.92 in the median | 14 to 22 us more than the program that signs, 21 us in the median |
+//! | `rustdds`, samples | 179,000 to 237,000 | 111 to 136 us; 228 to 297 us where the program signs and verifies |
+//! | this transport, unsigned frames | 0.80 to 1.08 of that, 0.90 in the median | 4 us less to 6 us more |
+//! | a session over it, signed and acknowledged messages, about 50 under one signature | 0.76 to 1.03 of that, 0.86 in the median | 12 to 46 us more than the program that signs; see below |
 //!
-//! Where the two cores were shared, a session was seen at 0.51 to 0.91 of the rate, before a message was written in one pass, and on
-//! days when the machine was slower at 77 us more than the program. Link-time optimisation (`thin`), a window of 1,000 messages, and an
-//! acknowledgement for each 128 instead of 64 brought nothing that stood out from the spread.
+//! **Round trips.** A message must be signed at one end and verified at the other, and so must its answer. The measure is a program that
+//! does this with `ed25519-dalek` on samples of bare `rustdds`, and nothing else: numbers nothing, checks no repetition, reads no
+//! JSON. How much longer a session takes goes with how busy the host is. While two signatures and their verification took no longer
+//! than in a loop, 93 to 97 us, nearly the same code took 0 to 22 us more than the program, 9 in the median of eleven runs; where
+//! these took 110 to 113 us, 19 to 36, and at 114 to 123 us 32 to 46.
 //!
-//! That program is the measure of a round trip because the sum of its parts is not what anybody gets. By the clock, signing
-//! and verifying both messages takes 102 to 107 us in its round trips, 98 to 101 us in a loop. Added to the round trip of bare
-//! `rustdds` that is 10 to 18 us less than the program takes, and 28 to 39 us less than a session does. Most of it is that threads
-//! wake later where the program is busy in between: one that spins for as long as signing takes has a round trip of 8 to 21 us
-//! more than that sum.
-//!
-//! What a session adds to the program is work of its own: a round trip is four datagrams in both, and wakes as many
-//! threads. Traced, its thread runs for 62 to 68 us from waking to the next write, that of the program for 56. To let those for whom
-//! a sample came run before it is looked whether there are more brought nothing that stood out.
-//!
-//! Where a round trip goes, in microseconds for one way (medians of 14,000, in one run with marks in the code, when each message still
-//! brought the acknowledgement of the last one; now one does every 5 ms):
-//!
-//! | | the program that signs | a session |
-//! |---|---|---|
-//! | number, write and sign a message; here with the acknowledgement of the last one, 5 us | 23 | 33 |
-//! | from the session to the DDS writer | | 2 |
-//! | the writer, which wakes the library's thread | 18 | 24 |
-//! | that thread, UDP, the thread at the other end, waking the program; 300 B more with an acknowledgement | 61 | 65 |
-//! | from the inbox to the session | | 2 |
-//! | read and verify; here also the windows, and the acknowledgement | 44 | 53 |
-//! | from the session to the application | | 3 |
+//! It is not work. `cargo bench -p ifmesh-transport` lets two sessions talk with nothing in between: a round trip costs 0.94 to 0.96 of
+//! what two signatures and two strict verifications by the library cost (1.08 in one run of five), since keys that sign often are
+//! verified by a table. What is left is that between two messages the core does other things, its caches forget, and a session
+//! has more to remember than that program: with marks in the code, its steps take three to four times as long over DDS as in a
+//! loop. Link-time optimisation of everything as one unit, as release builds have it, was worth 5 to 10 us. Another allocator, optimising
+//! for size, and a history of messages that is copied instead of kept brought nothing that stood out from the spread.
 //!
 //! **Memory.** A reliable writer of `rustdds` drops what was acknowledged only every 6 s, whatever its QoS says. What it holds until then
 //! is bounded by what it is given: [`DdsLimits::kept_bytes`], 512 MiB for each peer, of which an eighth may be sent at once, and as
 //! much in each second after. 150,000 messages of 300 B a second, about 50 in one frame, take three quarters of that pace; single frames of 300 B are
-//! held to 80,000 a second in the long run, and messages to 200,000. `tests/memory.rs`: 128 MiB in frames of 16 KiB took 78 MB with 64 MiB of `kept_bytes`, the reader's
-//! samples included, and 155 MB with 512 MiB.
+//! held to 80,000 a second in the long run, and messages to 200,000. The record of reliable broadcasts has a bound of the same size
+//! for itself; what comes faster than that is not put on it, and counted ([`DdsMetrics::bus_dropped`]). `tests/memory.rs`: 128 MiB in
+//! frames of 16 KiB took 78 MB with 64 MiB of `kept_bytes`, the reader's samples included, and 155 MB with 512 MiB; as broadcasts,
+//! which are on record, too, 118 MB with 64 MiB.
 //!
 //! ```no_run
 //! use std::sync::Arc;
