@@ -193,6 +193,13 @@ impl Inbound {
         self.expected == Some(sequence)
     }
 
+    /// Whether this number is one that later ones, which are here, wait for.
+    pub(super) fn is_missing(&self, sequence: u64) -> bool {
+        let is_ahead = self.expected.is_some_and(|expected| sequence >= expected);
+        let last = self.waiting.last_key_value();
+        is_ahead && last.is_some_and(|(last, _)| sequence < *last)
+    }
+
     /// Messages and bytes that wait for an earlier one or for the application.
     pub(super) fn load(&self) -> (usize, usize) {
         (

@@ -61,8 +61,8 @@ pub(super) struct Peer {
     inbound: [Inbound; 2],
     /// Messages and bytes of its former runs that still wait for the application.
     former_inbox: (usize, usize),
-    /// A message of this peer had no room here, and none has come since.
-    pub(super) turned_away: bool,
+    /// A message of one of its streams had no room here, and none of that stream has come since.
+    pub(super) turned_away: [bool; 2],
     hello: HelloState,
     ack: AckState,
     /// When to ask for news of messages that the peer holds, and how often that was done.
@@ -138,7 +138,7 @@ impl Peer {
             next_best_effort,
             inbound: Default::default(),
             former_inbox: (0, 0),
-            turned_away: false,
+            turned_away: [false; 2],
             hello: HelloState::default(),
             ack: AckState::default(),
             ask_at: None,
@@ -332,7 +332,7 @@ impl Peer {
     pub(super) fn control(&mut self, now: Duration, limits: &SessionLimits) -> Control {
         let mut control = Control {
             acks: self.acks(),
-            room: self.turned_away && self.has_room_again(limits),
+            room: self.has_turned_away() && self.has_room_again(limits),
             witness: self.say.take(),
             ..Control::default()
         };
@@ -519,9 +519,14 @@ impl Peer {
         }
         let news =
             Reliable::BOTH.map(|which| self.inbound(which).record(mark.floors[which.stream() as usize]));
-        if news != [0, 0] || self.turned_away && self.has_room_again(limits) {
+        if news != [0, 0] || self.has_turned_away() && self.has_room_again(limits) {
             self.owe_ack_for_taken(news.iter().sum(), now, limits);
         }
+    }
+
+    /// It is waiting for a word that there is room.
+    pub(super) fn has_turned_away(&self) -> bool {
+        self.turned_away.contains(&true)
     }
 
     /// Half of the inbox is free, or whatever is in it waits for the next message: worth a word to a peer whose messages were turned
@@ -553,6 +558,11 @@ impl Peer {
     /// Nothing of this peer waits for the application.
     pub(super) fn inbox_is_empty(&self) -> bool {
         self.former_inbox.0 == 0 && self.inbound.iter().all(Inbound::inbox_is_empty)
+    }
+
+    /// Nothing of this stream, nor of the peer's former runs, waits for the application.
+    pub(super) fn nothing_else_waits(&self, which: Reliable) -> bool {
+        self.former_inbox.0 == 0 && self.inbound_ref(which).inbox_is_empty()
     }
 
     /// Answers the hello of a peer that has yet to prove that it is live, and asks it in turn. Takes nothing else from it.

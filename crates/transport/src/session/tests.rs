@@ -50,7 +50,23 @@ struct Node {
     disk_works: bool,
     marks: BTreeMap<[u8; 32], (PublicKey, Mark)>,
     reads: bool,
+    /// Only when nothing else happens at this instant.
+    reads_last: bool,
     got: Vec<u64>,
+}
+
+impl Node {
+    /// Hands over what waits. Whether there was anything.
+    fn read(&mut self) -> bool {
+        let before = self.got.len();
+        while self.reads
+            && let Some(InboxItem { message, origin }) = self.machine.take()
+        {
+            self.got.push(message.payload()["n"].as_u64().unwrap());
+            self.machine.commit(&message, origin);
+        }
+        self.got.len() > before
+    }
 }
 
 type Loses = Box<dyn FnMut(&str, &str, &Envelope) -> bool>;
@@ -112,6 +128,7 @@ impl Wire {
             disk_works: true,
             marks: former.map(|node| node.marks).unwrap_or_default(),
             reads: true,
+            reads_last: false,
             got: Vec::new(),
         };
         self.nodes.insert(name, node);
@@ -180,11 +197,8 @@ impl Wire {
             for name in &names {
                 let now = self.now_of(name);
                 let node = self.node(name);
-                while node.reads
-                    && let Some(InboxItem { message, origin }) = node.machine.take()
-                {
-                    node.got.push(message.payload()["n"].as_u64().unwrap());
-                    node.machine.commit(&message, origin);
+                if !node.reads_last {
+                    node.read();
                 }
                 for (agent, key, mark) in node.machine.marks() {
                     if node.disk_works {
@@ -211,7 +225,8 @@ impl Wire {
                     self.arrives(to, name, envelope.frame);
                 }
             }
-            if quiet {
+            let read = |node: &mut Node| node.reads_last && node.read();
+            if quiet && !self.nodes.values_mut().fold(false, |any, node| read(node) || any) {
                 return;
             }
         }
@@ -752,6 +767,32 @@ fn what_is_missing_finds_room_beside_what_waits_for_it() {
         let mut got = wire.node("bob").got.clone();
         got.sort_unstable();
         assert_eq!(got, (0..16).chain(100..119).collect::<Vec<_>>(), "{inbox_bytes}");
+    }
+}
+
+/// Two streams share the room, and what is missing from one keeps nearly all of it. The other goes on by one message at a time, and must
+/// not take the place of what is missing: nor wait for a timer once there is room for all.
+#[test]
+fn what_is_missing_is_not_kept_out_by_the_other_stream() {
+    for inbox_bytes in [8 << 20, 1_000] {
+        let mut wire = Wire::of(&["ann"]);
+        wire.start("bob", 1, |config| {
+            config.limits.inbox_messages = 16;
+            config.limits.inbox_bytes = inbox_bytes;
+        });
+        wire.node("bob").reads_last = true;
+        wire.link("ann", "bob");
+        wire.lose_all();
+        (0..12).for_each(|n| _ = wire.send("ann", draft("*", n)));
+        wire.pass(MS(1));
+        wire.lose_none();
+        (12..16).for_each(|n| _ = wire.send("ann", draft("*", n)));
+        wire.pass(MS(1));
+        (100..120).for_each(|n| _ = wire.send("ann", draft("bob", n)));
+        wire.pass(MS(50));
+        let mut got = wire.node("bob").got.clone();
+        got.sort_unstable();
+        assert_eq!(got, (0..16).chain(100..120).collect::<Vec<_>>(), "{inbox_bytes}");
     }
 }
 

@@ -135,7 +135,7 @@ impl Machine {
                 let limits = self.limits;
                 let digest = Some(message.digest());
                 let peer = self.peer(&source);
-                peer.turned_away = false;
+                peer.turned_away[which as usize] = false;
                 peer.owe_ack(now.elapsed, &limits);
                 if peer.inbound(which).insert(message, road.cloned()) {
                     self.deliver(&source, which);
@@ -243,8 +243,9 @@ impl Machine {
             }
             // Nothing was verified. It is said to nobody before there is room again, and then costs no more than a message.
             Rejection::NoRoom => {
-                if let Some(peer) = self.peers.get_mut(source) {
-                    peer.turned_away = true;
+                if let (Some(peer), Some(which)) = (self.peers.get_mut(source), Reliable::of(header.stream()))
+                {
+                    peer.turned_away[which as usize] = true;
                 }
             }
             // It proves no live sender, but its hello asks for a proof that *we* are live: the answer lets it prove itself.
@@ -400,7 +401,7 @@ impl Machine {
         } else {
             peer.former_taken(message.as_signed().body().len());
             // There is nothing new to record, but there may be room to tell of.
-            if peer.turned_away {
+            if peer.has_turned_away() {
                 self.dirty_marks.insert(source.clone());
             }
         }
@@ -481,12 +482,18 @@ impl Host for SessionHost<'_> {
         let of_stream = &mut claimed[which as usize];
         *of_stream = (of_stream.0.max(header.sequence), of_stream.1 + 1);
         let in_epoch = peer.epoch == Some(header.epoch);
-        let (messages, bytes) = peer.load_with(claimed, in_epoch);
+        let inbound = peer.inbound_ref(which);
+        let (mut messages, bytes) = peer.load_with(claimed, in_epoch);
+        if in_epoch && inbound.is_missing(header.sequence) {
+            // Its room was kept when a later one came. Counted again, it would be kept out by what came beside it since.
+            messages = peer.load_in().0 + claimed[0].1 + claimed[1].1;
+        }
         let fits = messages <= self.limits.inbox_messages && bytes < self.limits.inbox_bytes;
         if fits {
             self.claimed.set(claimed);
         }
-        fits || (in_epoch && peer.inbound_ref(which).is_next(header.sequence) && peer.inbox_is_empty())
+        // Each stream goes on by one message at a time, whatever the other one keeps.
+        fits || (in_epoch && inbound.is_next(header.sequence) && peer.nothing_else_waits(which))
     }
 
     fn proves_liveness(&self, message: &SignedMessage) -> bool {
