@@ -41,7 +41,7 @@
 //! is bounded by what it is given: [`DdsLimits::kept_bytes`], 512 MiB for each peer, of which an eighth may be sent at once, and as
 //! much in each second after. 150,000 messages of 300 B a second, about 50 in one frame, take three quarters of that pace; single frames of 300 B are
 //! held to 80,000 a second in the long run, and messages to 200,000. The record of reliable broadcasts has a bound of the same size
-//! for itself; what comes faster than that is not put on it, and counted ([`DdsMetrics::bus_dropped`]). `tests/memory.rs`: 128 MiB in
+//! for itself; what comes faster than that is not put on it, and counted ([`DdsMetrics::bus_dropped`]). `tests/memory_of_*.rs`: 128 MiB in
 //! frames of 16 KiB took 78 MB with 64 MiB of `kept_bytes`, the reader's samples included, and 155 MB with 512 MiB; as broadcasts,
 //! which are on record, too, 118 MB with 64 MiB.
 //!

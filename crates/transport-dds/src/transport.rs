@@ -62,8 +62,8 @@ pub struct DdsMetrics {
     pub stray_samples: u64,
     /// Samples that could not be read.
     pub unread: u64,
-    /// Samples for everybody that were dropped, best-effort broadcasts and the record of reliable ones: there was no room for them
-    /// here or in the library, or they were more than [`DdsLimits::kept_bytes`](crate::DdsLimits::kept_bytes) allows.
+    /// Best-effort broadcasts that were dropped, and reliable ones that did not go on record: there was no room for them here or in
+    /// the library, they were more than [`DdsLimits::kept_bytes`](crate::DdsLimits::kept_bytes) allows, or longer than a sample.
     pub bus_dropped: u64,
 }
 
@@ -168,6 +168,8 @@ impl DdsTransport {
         }
         if len <= self.max_sample {
             self.offer_to_bus(ToBus::Record(self.frame_for_all(&envelope)));
+        } else {
+            count(&self.board.counters.bus_dropped);
         }
     }
 

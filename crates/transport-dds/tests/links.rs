@@ -6,9 +6,13 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use common::*;
-use ifmesh_transport::{DownReason, IfTransport as _, LinkState, PeerTrust, SystemClock, TransportEvent};
+use ifmesh_transport::{
+    DownReason, Envelope, IfTransport as _, Lane, LinkState, PeerTrust, SystemClock, TransportEvent,
+};
 use ifmesh_transport_dds::{DdsTransport, Interfaces, StartError};
+use ifmsg::Destination;
 use tokio::time::{Instant, timeout};
 
 /// Falsified by a third agent that comes late and is not linked with both, or by links among the first two that suffer.
@@ -247,4 +251,17 @@ async fn a_partition_is_noticed_and_mended() {
     up(&*bob, "alice").await;
     eprintln!("a link {:?} after the partition ended", mended.elapsed());
     exchange(&alice, &bob).await;
+}
+
+/// Agents get it in their inboxes; whoever reads the record does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_broadcast_that_is_too_long_for_the_record_is_counted() {
+    let mut processes = Processes::new(1);
+    let alice = processes.start(0, "alice", 1).await;
+    for (len, dropped) in [(49_152, 0), (49_153, 1), (1, 1)] {
+        let frame = Bytes::from(vec![7; len]);
+        let envelope = Envelope::new(Destination::Everyone, Lane::Reliable, frame);
+        alice.send(envelope).await.unwrap();
+        assert_eq!(alice.metrics().bus_dropped, dropped, "{len} bytes");
+    }
 }

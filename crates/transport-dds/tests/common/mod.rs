@@ -16,6 +16,8 @@ use ifmsg::{AgentId, Identity};
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::{runtime::Runtime, time::timeout};
 
+pub(crate) mod kept;
+
 /// Nothing here takes longer unless it never happens.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 

@@ -1,38 +1,20 @@
-//! What a sender holds of what it has sent. Falsified by memory that grows with it, beyond what the configuration allows.
-#![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
-
-mod common;
-
-use std::sync::Arc;
+//! How much memory a sender takes for what it has sent.
 
 use bytes::Bytes;
-use common::*;
-use ifmesh_transport::{Envelope, IfTransport as _, Lane, TransportEvent};
-use ifmesh_transport_dds::DdsTransport;
 use ifmsg::Destination;
+
+use super::*;
 
 const FRAME: usize = 16 << 10;
 const FRAMES: usize = 8_192;
 /// May be kept of the 128 MiB that are sent.
-const KEPT: usize = 64 << 20;
+pub(crate) const KEPT: usize = 64 << 20;
 /// The reader's thousand samples, windows, queues, and what the allocator has not given back.
 const MORE: usize = 40 << 20;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_was_sent_is_not_kept_without_bound() {
-    let alice = keeps_no_more(Destination::Agent(id("bob")), KEPT).await;
-    assert_eq!(alice.metrics().bus_dropped, 0);
-}
-
-/// They go to the inbox of every agent, and on record, whose bound is its own.
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn nor_are_broadcasts_and_their_record() {
-    let alice = keeps_no_more(Destination::Everyone, 2 * KEPT).await;
-    assert_ne!(alice.metrics().bus_dropped, 0, "what was too fast for the record");
-}
-
-async fn keeps_no_more(to: Destination, kept: usize) -> Arc<DdsTransport> {
+/// Sends 128 MiB with [`KEPT`] of `kept_bytes`. The process must not grow by more than `kept` and what everything else takes, so
+/// nothing else may run in it.
+pub(crate) async fn keeps_no_more(to: Destination, kept: usize) -> Arc<DdsTransport> {
     let mut processes = Processes::new(1);
     let mut config = processes.net.config(0);
     config.limits.kept_bytes = KEPT;
