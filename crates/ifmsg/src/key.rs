@@ -1,5 +1,6 @@
 //! Keys, and statements signed with them.
 
+mod comb;
 mod prepared;
 
 use std::fmt;

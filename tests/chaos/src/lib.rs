@@ -917,8 +917,8 @@ impl World {
             }
             let life = self.deaths[who].len();
             let taken = got.iter().filter(|got| got.by == who && got.life == life).count() as u64;
-            // One more for each peer: the next one in order always fits.
-            let most = self.count * (INBOX + 1) + BEST_EFFORT;
+            // One more for each of a peer's two streams: the next one in order always fits.
+            let most = self.count * (INBOX + 2) + BEST_EFFORT;
             let waiting = session.metrics().received - taken;
             assert!(
                 waiting <= most as u64 + session.metrics().dropped,
