@@ -292,7 +292,9 @@ fn decode_binary(frame: &Bytes, limits: &Limits) -> Result<UnverifiedFlight, Dec
         })
     };
     let mut messages = Vec::with_capacity(count);
-    if count == size {
+    if size == 1 {
+        messages.push(Sealed::alone(Arc::new(reader.content(limits)?), signature));
+    } else if count == size {
         let mut contents = Vec::with_capacity(count);
         for _ in 0..count {
             contents.push(reader.content(limits)?);

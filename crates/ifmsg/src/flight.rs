@@ -21,10 +21,16 @@ pub struct FlightSize;
 /// Signs messages, all of them with one signature. A busy sender passes what has queued up, an idle one a single message.
 pub fn sign_flight(
     identity: &Identity,
-    messages: Vec<UnsignedMessage>,
+    mut messages: Vec<UnsignedMessage>,
 ) -> Result<Vec<SignedMessage>, FlightSize> {
     if !(1..=MAX_FLIGHT).contains(&messages.len()) {
         return Err(FlightSize);
+    }
+    if messages.len() == 1 {
+        return Ok(messages
+            .drain(..)
+            .map(|alone| SignedMessage::sign(identity, alone))
+            .collect());
     }
     let leaves: Box<[MessageDigest]> = messages.iter().map(UnsignedMessage::digest).collect();
     let proof = Arc::new(Proof {
@@ -32,7 +38,7 @@ pub fn sign_flight(
         size: leaves.len(),
         siblings: Siblings::Leaves(leaves),
     });
-    let key = Arc::new(*identity.public_key());
+    let key = identity.shared_public_key();
     let sign = |(index, message): (usize, UnsignedMessage)| SignedMessage {
         sealed: Sealed {
             content: message.content,
@@ -58,7 +64,7 @@ impl SignedMessage {
         let signature = sign_root(identity, 1, message.digest().as_bytes());
         Self {
             sealed: Sealed::alone(message.content, signature),
-            key: Arc::new(*identity.public_key()),
+            key: identity.shared_public_key().clone(),
         }
     }
 

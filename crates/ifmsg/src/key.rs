@@ -3,7 +3,7 @@
 mod comb;
 mod prepared;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use ed25519_dalek::{
     Signer, SigningKey, VerifyingKey,
@@ -188,7 +188,8 @@ impl fmt::Debug for PublicKey {
 #[derive(Clone)]
 pub struct Identity {
     key: SigningKey,
-    public: PublicKey,
+    /// Shared by all that it signs.
+    public: Arc<PublicKey>,
 }
 
 /// Why text is not a private key.
@@ -217,10 +218,10 @@ impl Identity {
         let verifying = key.verifying_key();
         Self {
             key,
-            public: PublicKey {
+            public: Arc::new(PublicKey {
                 key: verifying,
                 id: key_id(verifying.as_bytes()),
-            },
+            }),
         }
     }
 
@@ -229,7 +230,10 @@ impl Identity {
         let key = SigningKey::from_pkcs8_pem(pem).map_err(|_| InvalidIdentity::NotPkcs8)?;
         let public = PublicKey::from_bytes(key.verifying_key().as_bytes())
             .map_err(|_| InvalidIdentity::Inconsistent)?;
-        Ok(Self { key, public })
+        Ok(Self {
+            key,
+            public: Arc::new(public),
+        })
     }
 
     /// Writes PKCS#8 PEM (version 1, without the public key: the form every openssl reads).
@@ -269,6 +273,10 @@ impl Identity {
     /// the reverse.
     pub fn sign_note(&self, text: &str) -> Option<SignatureBytes> {
         is_note_text(text).then(|| self.sign(text.as_bytes()))
+    }
+
+    pub(crate) fn shared_public_key(&self) -> &Arc<PublicKey> {
+        &self.public
     }
 
     pub(crate) fn sign(&self, message: &[u8]) -> SignatureBytes {

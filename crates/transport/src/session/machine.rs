@@ -24,6 +24,7 @@ use super::{
     Flight, ObserverError, Outcome, PeerStatus, Refusal, SessionEvent, SessionLimits, SessionMetrics,
     control,
     inbox::Inbox,
+    outbound::Outbound,
     outcome::{Receipt, SubmitError},
     peer::Peer,
 };
@@ -174,10 +175,7 @@ impl Machine {
     /// Whether a draft would be accepted now. After [`SubmitError::WindowFull`] it may be asked again.
     pub(super) fn may_submit(&self, draft: &Draft, now: Timestamp) -> Result<(), SubmitError> {
         self.check_draft(draft, now)?;
-        let destination = draft.destination();
-        if draft.delivery_class() == Delivery::Reliable
-            && !self.has_window(destination, &self.recipients(destination))
-        {
+        if draft.delivery_class() == Delivery::Reliable && !self.has_window(draft.destination()) {
             return Err(SubmitError::WindowFull);
         }
         Ok(())
@@ -294,16 +292,18 @@ impl Machine {
         }
     }
 
-    fn has_window(&self, destination: &Destination, peers: &[AgentId]) -> bool {
-        let fits = |peer: &Peer| {
-            let stream = match destination {
-                Destination::Agent(_) => &peer.direct,
-                Destination::Everyone => &peer.broadcast,
-            };
+    fn has_window(&self, destination: &Destination) -> bool {
+        let fits = |stream: &Outbound| {
             let (messages, bytes) = stream.load();
             stream.span() < self.limits.window_messages && (messages == 0 || bytes < self.limits.window_bytes)
         };
-        peers.iter().all(|agent| self.peers.get(agent).is_none_or(fits))
+        match destination {
+            Destination::Agent(agent) => self.peers.get(agent).is_none_or(|peer| fits(&peer.direct)),
+            Destination::Everyone => {
+                let mut members = self.peers.values().filter(|peer| peer.member);
+                members.all(|peer| fits(&peer.broadcast))
+            }
+        }
     }
 
     fn peek_sequence(&mut self, destination: &Destination, delivery: Delivery) -> u64 {
@@ -445,10 +445,10 @@ impl Machine {
             let mark = peer.mark([highest(Stream::BestEffort), highest(Stream::BestEffortBroadcast)])?;
             Some((agent, key, mark))
         };
-        std::mem::take(&mut self.dirty_marks)
-            .into_iter()
-            .filter_map(mark)
-            .collect()
+        let dirty = std::mem::take(&mut self.dirty_marks);
+        let mut marks = Vec::with_capacity(dirty.len());
+        marks.extend(dirty.into_iter().filter_map(mark));
+        marks
     }
 
     pub(super) fn recorded(&mut self, agent: &AgentId, mark: &Mark, now: Duration) {

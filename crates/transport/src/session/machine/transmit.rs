@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -34,13 +35,13 @@ impl Machine {
             let ready = |peer: &mut Peer| {
                 peer.linked && !busy.contains(&(peer.agent.clone(), lane)) && peer.has_work(lane, now.elapsed)
             };
-            let ready: Vec<AgentId> = self
-                .peers
-                .values_mut()
-                .filter_map(|peer| ready(peer).then(|| peer.agent.clone()))
-                .collect();
+            let mut after = Bound::Unbounded;
             // One whose work turns out to be finished must not keep the others waiting.
-            for agent in ready {
+            while let Some(agent) = self
+                .peers
+                .range_mut((after, Bound::Unbounded))
+                .find_map(|(_, peer)| ready(peer).then(|| peer.agent.clone()))
+            {
                 let departure = match lane {
                     Lane::Reliable => self.transmit_reliable(&agent, now),
                     Lane::BestEffort => self.transmit_best_effort(&agent, now),
@@ -49,6 +50,7 @@ impl Machine {
                     self.metrics.frames_sent += 1;
                     return departure;
                 }
+                after = Bound::Excluded(agent);
             }
         }
         None
