@@ -11,9 +11,14 @@
 //! - `messages`: a session over it. Messages of 300 B, signed, verified, in order, acknowledged by the receiving application. A
 //!   sender that is fast enough has about 50 of them in one sample, under one signature.
 //!
-//! The round trip of messages is compared with that of a program over bare `rustdds` that signs what it sends with `ed25519-dalek`,
-//! and verifies what it gets by `verify_strict` of the same library, and does nothing else: what anybody would have to do. What
-//! of it is signing and verifying is taken where it is spent, in these round trips.
+//! The round trip of messages is compared with that of bare samples and what two signatures by `ed25519-dalek` and two verifications
+//! by its `verify_strict` take. This is measured where it is spent, in the round trips of a program over bare `rustdds` that signs
+//! what it sends and verifies what it gets, and does nothing else: what anybody would have to do.
+//!
+//! Four threads take part in a round trip: that of each agent's program, and that of its `rustdds`. Which of them share a core decides
+//! more than anything else that is measured here, and left alone, Linux decides it anew every second or so, for each pair otherwise.
+//! So round trips are measured with each agent on a core of its own, with the programs on one core and `rustdds` on
+//! another, and as it comes.
 //!
 //! What was measured stands in the documentation of the crate.
 #![allow(
@@ -42,13 +47,17 @@ fn main() {}
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use std::{net::IpAddr, sync::Arc, time::Duration};
+    use std::{collections::BTreeSet, fmt, fs, net::IpAddr, sync::Arc, time::Duration};
 
     use bytes::Bytes;
     use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
     use ifmesh_transport::{Envelope, IfTransport as _, Lane, Session, SystemClock, TransportEvent};
     use ifmesh_transport_dds::{DdsConfig, DdsTransport};
     use ifmsg::{Draft, MessageId, Stamp, Timestamp, UnsignedMessage, canonical::Limits};
+    use nix::{
+        sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+        unistd::Pid,
+    };
     use rustdds::{
         DomainParticipant, DomainParticipantBuilder, QosPolicies, QosPolicyBuilder, TopicKind, no_key, policy,
     };
@@ -67,9 +76,11 @@ mod linux {
     /// Of bursts, and what is in one.
     const ROUNDS: usize = 7;
     const BURST: u64 = 64 * 1_000;
-    /// Of round trips, and what is in one. Many short ones, since this differs more from one second to the next than between pairs.
-    const TURNS: usize = 60;
-    const TRIPS: usize = 200;
+    /// Of round trips for each placement, what is in one, and how many of them come first and do not count: until caches and the
+    /// scheduler have settled.
+    const TURNS: usize = 10;
+    const TRIPS: usize = 2_000;
+    const SETTLE: usize = 500;
     /// The text in a message.
     const TEXT: usize = 112;
     /// Of a sample's payload, of a frame, of a message.
@@ -96,31 +107,6 @@ mod linux {
                     .for_each(|(rates, rate)| rates.push(rate));
             }
         }
-        let mut trips = [(); 5].map(|()| Vec::new());
-        for turn in 0..=TURNS {
-            let run = |pair: &Pair, task| pair.run(task).as_secs_f64() * 1e6;
-            let of_turn = [
-                run(&raw, Task::Trips),
-                run(&frames, Task::Trips),
-                run(&raw, Task::SignedTrips),
-                run(&messages, Task::Trips),
-                run(&raw, Task::Signing),
-            ];
-            if turn > 0 {
-                trips
-                    .iter_mut()
-                    .zip(of_turn)
-                    .for_each(|(trips, trip)| trips.push(trip));
-            }
-        }
-        // Of what was measured one after the other.
-        let beside = |one: usize, other: usize| {
-            let pairs = trips[one].iter().zip(&trips[other]);
-            let mut differences: Vec<f64> = pairs.map(|(one, other)| one - other).collect();
-            differences.sort_by(f64::total_cmp);
-            let at = |quarter: usize| differences[differences.len() * quarter / 4];
-            format!("{:+.0} us ({:+.0} to {:+.0})", at(2), at(1), at(3))
-        };
         let [raw_rate, frame_rate, message_rate] = rates.map(median);
         println!(
             "{SIZE} B, medians of {ROUNDS} rounds of {BURST}: rustdds {raw_rate:.0} a second, frames {:.2} of it, messages {:.2}",
@@ -128,20 +114,96 @@ mod linux {
             message_rate / raw_rate,
         );
         println!("round trips, medians of {TURNS} turns of {TRIPS}, differences with their quartiles:");
-        let [raw_trip, frame_trip, program_trip, message_trip, signing] = trips.clone().map(median);
-        println!("rustdds           {raw_trip:4.0} us");
+        let placements: &[Placement] = match cores().len() {
+            1 => &[Placement::AsItComes],
+            _ => &[Placement::ByAgent, Placement::ByKind, Placement::AsItComes],
+        };
+        for placement in placements {
+            pairs.iter().for_each(|pair| pair.place(*placement));
+            round_trips(*placement, pairs);
+        }
+    }
+
+    fn round_trips(placement: Placement, [raw, frames, messages]: [&Pair; 3]) {
+        let mut trips = [(); 5].map(|()| Vec::new());
+        for _ in 0..TURNS {
+            let run = |pair: &Pair, task| pair.run(task).as_secs_f64() * 1e6;
+            let of_turn = [
+                run(raw, Task::Trips),
+                run(frames, Task::Trips),
+                run(raw, Task::SignedTrips),
+                run(raw, Task::Signing),
+                run(messages, Task::Trips),
+            ];
+            trips
+                .iter_mut()
+                .zip(of_turn)
+                .for_each(|(trips, trip)| trips.push(trip));
+        }
+        // Of what was measured one after the other.
+        let beside = |one: usize, others: &[usize]| {
+            let difference =
+                |turn: usize| trips[one][turn] - others.iter().map(|other| trips[*other][turn]).sum::<f64>();
+            let mut differences: Vec<f64> = (0..TURNS).map(difference).collect();
+            differences.sort_by(f64::total_cmp);
+            let at = |quarter: usize| differences[differences.len() * quarter / 4];
+            format!("{:+.0} us ({:+.0} to {:+.0})", at(2), at(1), at(3))
+        };
+        let [raw, frames, signed, signing, messages] = trips.clone().map(median);
+        println!("{placement}");
+        println!("  rustdds          {raw:4.0} us; {signing:.0} us to sign and verify");
         println!(
-            "frames            {frame_trip:4.0} us, {} beside rustdds",
-            beside(1, 0)
+            "  frames           {frames:4.0} us, {} beside rustdds",
+            beside(1, &[0])
         );
         println!(
-            "rustdds, signed   {program_trip:4.0} us, {} beside rustdds, {signing:.0} us of it signing and verifying",
-            beside(2, 0)
+            "  rustdds, signed  {signed:4.0} us, {} beside the sum of both",
+            beside(2, &[0, 3])
         );
         println!(
-            "messages          {message_trip:4.0} us, {} beside rustdds, signed",
-            beside(3, 2)
+            "  messages         {messages:4.0} us, {} beside the sum of both",
+            beside(4, &[0, 3])
         );
+    }
+
+    /// Who shares a core.
+    #[derive(Debug, Clone, Copy)]
+    enum Placement {
+        ByAgent,
+        ByKind,
+        AsItComes,
+    }
+
+    impl fmt::Display for Placement {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(match self {
+                Self::ByAgent => "each agent on a core of its own:",
+                Self::ByKind => "the programs on one core, rustdds on another:",
+                Self::AsItComes => "as it comes:",
+            })
+        }
+    }
+
+    /// Those that this process may use.
+    fn cores() -> Vec<usize> {
+        let set = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        (0..CpuSet::count())
+            .filter(|core| set.is_set(*core).unwrap())
+            .collect()
+    }
+
+    fn threads() -> BTreeSet<i32> {
+        let tasks = fs::read_dir("/proc/self/task").unwrap();
+        tasks
+            .map(|task| task.unwrap().file_name().to_str().unwrap().parse().unwrap())
+            .collect()
+    }
+
+    /// What `make` makes, and the threads that it starts.
+    fn threads_of<T>(make: impl FnOnce() -> T) -> (T, BTreeSet<i32>) {
+        let before = threads();
+        let made = make();
+        (made, &threads() - &before)
     }
 
     fn median(mut figures: Vec<f64>) -> f64 {
@@ -165,7 +227,14 @@ mod linux {
     struct Pair {
         tasks: mpsc::Sender<Task>,
         results: std::sync::Mutex<mpsc::Receiver<Duration>>,
-        _runtimes: [Runtime; 2],
+        agents: [Agent; 2],
+    }
+
+    /// Where an agent's program runs, and all threads of both.
+    struct Agent {
+        runtime: Runtime,
+        program: BTreeSet<i32>,
+        rustdds: BTreeSet<i32>,
     }
 
     impl Pair {
@@ -178,9 +247,28 @@ mod linux {
                 .expect("a result of the pair")
         }
 
+        fn place(&self, placement: Placement) {
+            let all = cores();
+            for (number, agent) in self.agents.iter().enumerate() {
+                for (kind, threads) in [&agent.program, &agent.rustdds].into_iter().enumerate() {
+                    let cores = match placement {
+                        Placement::ByAgent => &all[number..=number],
+                        Placement::ByKind => &all[kind..=kind],
+                        Placement::AsItComes => &all[..],
+                    };
+                    let mut set = CpuSet::new();
+                    cores.iter().for_each(|core| set.set(*core).unwrap());
+                    for thread in threads {
+                        // One that has ended needs no core.
+                        let _ = sched_setaffinity(Pid::from_raw(*thread), &set);
+                    }
+                }
+            }
+        }
+
         /// `one` gets each task, and says how long it took.
         fn new<R>(
-            runtimes: [Runtime; 2],
+            agents: [Agent; 2],
             one: impl FnOnce(mpsc::Receiver<Task>, mpsc::Sender<Duration>) -> R,
             other: impl Future<Output = ()> + Send + 'static,
         ) -> Self
@@ -189,23 +277,31 @@ mod linux {
         {
             let (tasks, receiver) = mpsc::channel(1);
             let (sender, results) = mpsc::channel(1);
-            runtimes[0].spawn(one(receiver, sender));
-            runtimes[1].spawn(other);
+            agents[0].runtime.spawn(one(receiver, sender));
+            agents[1].runtime.spawn(other);
             Self {
                 tasks,
                 results: results.into(),
-                _runtimes: runtimes,
+                agents,
             }
         }
     }
 
-    fn runtimes() -> [Runtime; 2] {
+    /// An agent whose `rustdds` is yet to come.
+    fn agents() -> [Agent; 2] {
         [(); 2].map(|()| {
-            tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(1)
-                .enable_all()
-                .build()
-                .unwrap()
+            let (runtime, program) = threads_of(|| {
+                tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(1)
+                    .enable_all()
+                    .build()
+                    .unwrap()
+            });
+            Agent {
+                runtime,
+                program,
+                rustdds: BTreeSet::new(),
+            }
         })
     }
 
@@ -285,11 +381,13 @@ mod linux {
 
     fn raw() -> Pair {
         let loopback: IpAddr = "127.0.0.1".parse().unwrap();
-        let participant = || {
+        let mut agents = agents();
+        let [here, there] = [0, 1].map(|number| {
             let builder = DomainParticipantBuilder::new(9).with_only_networks([loopback]);
-            builder.build().unwrap()
-        };
-        let (here, there) = (participant(), participant());
+            let (participant, threads) = threads_of(|| builder.build().unwrap());
+            agents[number].rustdds = threads;
+            participant
+        });
         let (to, back) = endpoints(&here, "there", "here");
         let (answers, questions) = endpoints(&there, "here", "there");
         let one = async move |mut tasks: mpsc::Receiver<Task>, results: mpsc::Sender<Duration>| {
@@ -335,7 +433,7 @@ mod linux {
                     }
                     Task::Trips => {
                         let mut trips = Vec::new();
-                        for number in 0..TRIPS as u64 {
+                        for number in 0..(SETTLE + TRIPS) as u64 {
                             let started = Instant::now();
                             to.async_write(question(ECHO, number), None).await.unwrap();
                             expect(ECHO, number).await;
@@ -345,7 +443,7 @@ mod linux {
                     }
                     Task::SignedTrips => {
                         let (mut trips, mut signings) = (Vec::new(), Vec::new());
-                        for number in 0..TRIPS as u64 {
+                        for number in 0..(SETTLE + TRIPS) as u64 {
                             let started = Instant::now();
                             let signed = program.sign();
                             let signed_at = started.elapsed();
@@ -392,17 +490,19 @@ mod linux {
                 answers.async_write(answer, None).await.unwrap();
             }
         };
-        Pair::new(runtimes(), one, other)
+        Pair::new(agents, one, other)
     }
 
     // ------------------------------------------------------------------------------------------------------ frames
 
-    fn start(runtime: &Runtime, name: &str, domain: u16) -> Arc<DdsTransport> {
+    fn start(on: &mut Agent, name: &str, domain: u16) -> Arc<DdsTransport> {
         let mut config = DdsConfig::default();
         config.domain = domain;
         let random = Box::new(random(u64::from(domain) * 10 + name.len() as u64));
         let starting = DdsTransport::start(config, agent(name, 1), Arc::new(SystemClock), random);
-        runtime.block_on(starting).unwrap()
+        let (transport, threads) = threads_of(|| on.runtime.block_on(starting).unwrap());
+        on.rustdds = threads;
+        transport
     }
 
     /// The next frame's length.
@@ -415,8 +515,8 @@ mod linux {
     }
 
     fn frames() -> Pair {
-        let runtimes = runtimes();
-        let (alice, bob) = (start(&runtimes[0], "alice", 1), start(&runtimes[1], "bob", 1));
+        let mut agents = agents();
+        let (alice, bob) = (start(&mut agents[0], "alice", 1), start(&mut agents[1], "bob", 1));
         let one = async move |mut tasks: mpsc::Receiver<Task>, results: mpsc::Sender<Duration>| {
             let (counted, echoed) = (Bytes::from(vec![7; SIZE]), Bytes::from(vec![7; SIZE - 1]));
             let send = async |frame: &Bytes| {
@@ -438,7 +538,7 @@ mod linux {
                     }
                     Task::Trips => {
                         let mut trips = Vec::new();
-                        for _ in 0..TRIPS {
+                        for _ in 0..SETTLE + TRIPS {
                             let started = Instant::now();
                             send(&echoed).await;
                             next_frame(&alice).await;
@@ -464,7 +564,7 @@ mod linux {
                 bob.send(envelope).await.unwrap();
             }
         };
-        Pair::new(runtimes, one, other)
+        Pair::new(agents, one, other)
     }
 
     // ---------------------------------------------------------------------------------------------------- messages
@@ -487,10 +587,10 @@ mod linux {
     }
 
     fn messages() -> Pair {
-        let runtimes = runtimes();
-        let start = |number: usize, name: &str| {
-            let transport = start(&runtimes[number], name, 2);
-            let _inside = runtimes[number].enter();
+        let mut agents = agents();
+        let mut start = |number: usize, name: &str| {
+            let transport = start(&mut agents[number], name, 2);
+            let _inside = agents[number].runtime.enter();
             talk::session(transport, name, 1)
         };
         let (alice, bob): (Arc<Session>, Arc<Session>) = (start(0, "alice"), start(1, "bob"));
@@ -510,7 +610,7 @@ mod linux {
                     }
                     Task::Trips => {
                         let mut trips = Vec::new();
-                        for _ in 0..TRIPS {
+                        for _ in 0..SETTLE + TRIPS {
                             let question = echoed.clone();
                             let started = Instant::now();
                             alice.send(question).await.unwrap();
@@ -528,19 +628,20 @@ mod linux {
             let mut next = answer.clone();
             loop {
                 let message = bob.recv().await.unwrap();
-                if message.payload()["echo"] == true {
-                    bob.send(std::mem::replace(&mut next, answer.clone()))
-                        .await
-                        .unwrap();
+                // Its bytes are canonical.
+                if message.payload_bytes().starts_with(br#"{"echo":true"#) {
+                    bob.send(next).await.unwrap();
+                    next = answer.clone();
                 }
             }
         };
-        Pair::new(runtimes, one, other)
+        Pair::new(agents, one, other)
     }
 
-    fn middle(mut trips: Vec<Duration>) -> Duration {
-        trips.sort_unstable();
-        trips[trips.len() / 2]
+    fn middle(trips: Vec<Duration>) -> Duration {
+        let mut settled = trips[SETTLE..].to_vec();
+        settled.sort_unstable();
+        settled[settled.len() / 2]
     }
 
     /// What signs and verifies by itself, with the library that everybody has.
