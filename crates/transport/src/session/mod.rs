@@ -158,14 +158,17 @@ impl Session {
         // A loop that only sends must let the driver sign and send meanwhile, not only once its window is full.
         tokio::task::consume_budget().await;
         let mut draft = Some(draft);
-        let mut changed = self.shared.changed.subscribe();
+        let mut waiting = None;
         loop {
-            // Seen before the window is looked at, so that an opening in between is not missed.
-            changed.borrow_and_update();
             match self.try_submit(&mut draft) {
                 Err(SubmitError::WindowFull) => {}
                 decided => return decided,
             }
+            let Some(changed) = &mut waiting else {
+                // From now on an opening is seen, and one just before is by the next look at the window.
+                waiting = Some(self.shared.changed.subscribe());
+                continue;
+            };
             if changed.changed().await.is_err() {
                 return Err(SubmitError::Closed);
             }
