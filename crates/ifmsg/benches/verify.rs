@@ -1,8 +1,8 @@
 //! What a verified message costs beside a strict Ed25519 verification by the library, and nothing else.
 //!
 //! Prints, as its last line, `verified message / bare verify_strict (300 B): <ratio>`. Both are measured in one loop, turn by
-//! turn, so that a machine whose speed changes changes both. 0.74 was measured, with JSON 0.79: the gate has a table for a key that
-//! it has heard often, which saves more than all else costs. Without it the ratios were 1.05 and 1.08.
+//! turn, so that a machine whose speed changes changes both. 0.56 was measured, with JSON 0.59: the gate has a table for a key that
+//! it has heard often, which saves far more than all else costs. Without it the ratios were 1.05 and 1.08.
 
 #![allow(
     clippy::unwrap_used,

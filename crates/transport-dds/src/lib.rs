@@ -14,28 +14,29 @@
 //! Nothing is announced or sent but on loopback unless [`DdsConfig::interfaces`] says so.
 //!
 //! # What it costs
-//! `cargo bench -p ifmesh-transport-dds` compares it with bare `rustdds` on samples of the same type, size and QoS, whose
-//! receiving program acknowledges what it takes, at 300 B, in one run and turn by turn. These are the medians of 14 runs on a virtual
-//! machine with two cores, on a host that was busy with others, which shows in how long signatures took:
+//! `cargo bench -p ifmesh-transport-dds` compares it with bare `rustdds` on samples of the same type, size and QoS, at 300 B, in one run
+//! and turn by turn. A program that sends bare samples must acknowledge what it takes, and sign what it sends: bursts of bare samples
+//! are acknowledged by the receiving program, and round trips are measured beside the sum of a bare round trip and what two signatures
+//! and two strict verifications by `ed25519-dalek` take in it. Ten runs on a virtual machine with two cores, medians and the range:
 //!
-//! | | a second | round trip |
-//! |---|---|---|
-//! | `rustdds`, samples | 179,000 to 237,000 | 111 to 136 us; 228 to 297 us where the program signs and verifies |
-//! | this transport, unsigned frames | 0.80 to 1.08 of that, 0.90 in the median | 4 us less to 6 us more |
-//! | a session over it, signed and acknowledged messages, about 50 under one signature | 0.76 to 1.03 of that, 0.86 in the median | 12 to 46 us more than the program that signs; see below |
+//! | | |
+//! |---|---|
+//! | `rustdds`, samples a second | 188,000 (161,000 to 193,000) |
+//! | this transport, unsigned frames | 0.92 of that (0.87 to 1.04) |
+//! | a session over it: signed and acknowledged messages, about 50 under one signature | 1.03 of that (1.00 to 1.19) |
 //!
-//! **Round trips.** A message must be signed at one end and verified at the other, and so must its answer. The measure is a program that
-//! does this with `ed25519-dalek` on samples of bare `rustdds`, and nothing else: numbers nothing, checks no repetition, reads no
-//! JSON. How much longer a session takes goes with how busy the host is. While two signatures and their verification took no longer
-//! than in a loop, 93 to 97 us, nearly the same code took 0 to 22 us more than the program, 9 in the median of eleven runs; where
-//! these took 110 to 113 us, 19 to 36, and at 114 to 123 us 32 to 46.
+//! | round trips, by who shares a core | `rustdds` | signing and verifying | a session |
+//! |---|---|---|---|
+//! | the programs on one core, `rustdds` on the other | 82 us | 124 us | 34 us (31 to 36) *less* than the sum |
+//! | as it comes | 85 us | 125 us | 4 us (0 to 13) more than the sum |
+//! | each agent on a core of its own | 84 us | 125 us | 12 us (6 to 15) more than the sum |
 //!
-//! It is not work. `cargo bench -p ifmesh-transport` lets two sessions talk with nothing in between: a round trip costs 0.94 to 0.96 of
-//! what two signatures and two strict verifications by the library cost (1.08 in one run of five), since keys that sign often are
-//! verified by a table. What is left is that between two messages the core does other things, its caches forget, and a session
-//! has more to remember than that program: with marks in the code, its steps take three to four times as long over DDS as in a
-//! loop. Link-time optimisation of everything as one unit, as release builds have it, was worth 5 to 10 us. Another allocator, optimising
-//! for size, and a history of messages that is copied instead of kept brought nothing that stood out from the spread.
+//! A session costs less than the sum where caches are warm, since keys that sign often are verified by a table: with nothing in between
+//! (`cargo bench -p ifmesh-transport`) a round trip of two sessions takes 0.74 to 0.85 of two signatures and verifications by the
+//! library. Where the core of a program is also that of its `rustdds`, between two messages it does other things, its caches forget, and
+//! a session has more to remember than a program that numbers nothing, checks no repetition and reads no JSON: that program itself
+//! takes 4 to 8 us less than the sum there, and 25 us less on a core of its own. Measured, and without an effect beyond 3 us:
+//! another allocator, larger and smaller tables, a shorter history of messages, another order of the tasks.
 //!
 //! **Memory.** A reliable writer of `rustdds` drops what was acknowledged only every 6 s, whatever its QoS says. What it holds until then
 //! is bounded by what it is given: [`DdsLimits::kept_bytes`], 512 MiB for each peer, of which an eighth may be sent at once, and as

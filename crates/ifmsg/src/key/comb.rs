@@ -1,10 +1,13 @@
-//! Multiples of a point that is known in advance, by a comb: hardly any doublings, and a table of 80 KiB.
+//! Multiples of a point that is known in advance, by a comb: a fraction of the doublings, and a table of 40 KiB.
 //!
 //! An odd number below 2^256 is a sum of all powers of two below that, each added or subtracted. Written into eight rows of 32 signs,
-//! each column is one of 256 sums of eight points, and the negative of each is the sum of the opposite signs: 128 are kept, for
-//! each quarter of the columns. So 32 additions and 7 doublings make any multiple, and of a sum of multiples the doublings are
-//! shared (C. H. Lim, P. J. Lee, "More Flexible Exponentiation with Precomputation", CRYPTO '94; the signs as in
+//! each column is one of 256 sums of eight points, and the negative of each is the sum of the opposite signs: 128 are kept, and
+//! 128 more for the upper half of each row. So 32 additions and 15 doublings make any multiple, and of a sum of multiples the
+//! doublings are shared (C. H. Lim, P. J. Lee, "More Flexible Exponentiation with Precomputation", CRYPTO '94; the signs as in
 //! M. Hamburg, "Fast and compact elliptic-curve cryptography", 2012, section 3.3).
+//!
+//! Twice as many sums would save 8 additions, and be read from memory that is further away: between two messages a core does other
+//! things, and nothing was gained.
 //!
 //! The time that it takes tells of the numbers: they must be public.
 
@@ -13,29 +16,29 @@ use curve25519_dalek::{edwards::EdwardsPoint, scalar::Scalar, traits::Identity a
 /// Of signs.
 const ROWS: usize = 8;
 /// Columns that share a table.
-const COLUMNS: usize = 8;
+const COLUMNS: usize = 16;
 /// Tables.
-const QUARTERS: usize = 4;
+const HALVES: usize = 2;
 /// Sums in a table: those in which the last row is added.
 const SUMS: usize = 1 << (ROWS - 1);
 
 /// What is known of a point.
 pub(super) struct Comb {
     point: EdwardsPoint,
-    /// For each quarter, by the signs of all rows but the last.
+    /// For each half, by the signs of all rows but the last.
     sums: Vec<EdwardsPoint>,
 }
 
 impl Comb {
-    /// Takes as long as a dozen verifications save by it.
+    /// Takes as long as eight verifications save by it.
     pub(super) fn new(point: &EdwardsPoint) -> Self {
         let mut rows = [*point; ROWS];
         for row in 1..ROWS {
-            rows[row] = doubled(rows[row - 1], QUARTERS * COLUMNS);
+            rows[row] = doubled(rows[row - 1], HALVES * COLUMNS);
         }
-        let mut sums = Vec::with_capacity(QUARTERS * SUMS);
-        for quarter in 0..QUARTERS {
-            if quarter > 0 {
+        let mut sums = Vec::with_capacity(HALVES * SUMS);
+        for half in 0..HALVES {
+            if half > 0 {
                 rows = rows.map(|row| doubled(row, COLUMNS));
             }
             let [others @ .., last] = &rows;
@@ -43,7 +46,7 @@ impl Comb {
             sums.push(others.iter().fold(*last, |sum, row| sum - row));
             let changes = others.map(|row| row + row);
             for signs in 1..SUMS {
-                let former = sums[quarter * SUMS + (signs & (signs - 1))];
+                let former = sums[half * SUMS + (signs & (signs - 1))];
                 sums.push(former + changes[signs.trailing_zeros() as usize]);
             }
         }
@@ -57,13 +60,13 @@ impl Comb {
         for column in (0..COLUMNS).rev() {
             sum += sum;
             for ((comb, _), columns) in combs.iter().zip(&columns) {
-                for quarter in 0..QUARTERS {
-                    let signs = columns[quarter * COLUMNS + column];
+                for half in 0..HALVES {
+                    let signs = columns[half * COLUMNS + column];
                     // Where the last row is subtracted, everything else is the other way round, too.
                     if signs >> (ROWS - 1) == 1 {
-                        sum += comb.sums[quarter * SUMS + usize::from(signs) % SUMS];
+                        sum += comb.sums[half * SUMS + usize::from(signs) % SUMS];
                     } else {
-                        sum -= comb.sums[quarter * SUMS + usize::from(!signs) % SUMS];
+                        sum -= comb.sums[half * SUMS + usize::from(!signs) % SUMS];
                     }
                 }
             }
@@ -84,7 +87,7 @@ fn is_even(number: &Scalar) -> bool {
 
 /// The signs of an odd number, or of the one after an even one, from the lowest column to the highest: in each a bit for a row, set
 /// where it is added.
-fn columns(number: &Scalar) -> [u8; QUARTERS * COLUMNS] {
+fn columns(number: &Scalar) -> [u8; HALVES * COLUMNS] {
     // sum((2 b - 1) 2^i) = 2 sum(b 2^i) - (2^256 - 1), so the bits are those of (n + 2^256 - 1) / 2.
     let mut bits = *number.as_bytes();
     for byte in 0..32 {

@@ -15,10 +15,10 @@ use sha2::{Digest as _, Sha512};
 use super::{BadSignature, PublicKey, SignatureBytes, comb::Comb};
 
 /// Valid signatures of a key before it gets a table: what a table costs, these have saved if it had been there before.
-const WORTH_A_TABLE: u32 = 12;
+const WORTH_A_TABLE: u32 = 8;
 
 /// Most keys with or on the way to a table; together 10 MiB.
-const MOST_KEYS: usize = 128;
+const MOST_KEYS: usize = 256;
 
 /// Of the base point of edwards25519.
 static BASE: LazyLock<Comb> = LazyLock::new(|| Comb::new(&ED25519_BASEPOINT_POINT));
