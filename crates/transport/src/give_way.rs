@@ -1,6 +1,6 @@
 use std::{future::poll_fn, task::Poll};
 
-/// Lets tasks that were woken before run before this one goes on. Unlike [`tokio::task::yield_now`] without a look at the network.
+/// Lets tasks that were woken before run before this one goes on. Cancel safe. Unlike [`tokio::task::yield_now`] without a look at the network.
 pub async fn give_way() {
     let mut given = false;
     poll_fn(|context| {

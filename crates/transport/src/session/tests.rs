@@ -226,7 +226,7 @@ impl Wire {
                 }
             }
             let read = |node: &mut Node| node.reads_last && node.read();
-            if quiet && !self.nodes.values_mut().fold(false, |any, node| read(node) || any) {
+            if quiet && !self.nodes.values_mut().any(read) {
                 return;
             }
         }
