@@ -1,4 +1,5 @@
 use std::{
+    cell::Cell,
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
@@ -126,10 +127,10 @@ impl Drop for Chromium {
 /// Speaks the debugging protocol: <https://chromedevtools.github.io/devtools-protocol/>.
 async fn drive(address: String, page: &str, mut commands: mpsc::Receiver<String>, events: SyncSender<Value>) {
     let (mut socket, _) = connect_async(address).await.unwrap();
-    let mut number = 0;
-    let mut request = |method: &str, params: Value, session: Option<&Value>| {
-        number += 1;
-        let mut request = json!({"id": number, "method": method, "params": params});
+    let number = Cell::new(0);
+    let request = |method: &str, params: Value, session: Option<&Value>| {
+        number.set(number.get() + 1);
+        let mut request = json!({"id": number.get(), "method": method, "params": params});
         if let Some(session) = session {
             request["sessionId"] = session.clone();
         }
@@ -153,11 +154,14 @@ async fn drive(address: String, page: &str, mut commands: mpsc::Receiver<String>
     for (method, params) in [
         ("Runtime.enable", json!({})),
         ("Runtime.addBinding", json!({"name": "tell"})),
-        ("Page.navigate", json!({"url": page})),
     ] {
         let message = request(method, params, Some(&session));
         socket.send(message).await.unwrap();
     }
+    // The page may get a process of its own, which knows the binding only if the former one had it by then.
+    message_where(&mut socket, |message| message["id"] == number.get()).await;
+    let navigate = request("Page.navigate", json!({"url": page}), Some(&session));
+    socket.send(navigate).await.unwrap();
     loop {
         tokio::select! {
             command = commands.recv() => {
@@ -197,11 +201,20 @@ async fn answer<S>(socket: &mut S, member: &str) -> Value
 where
     S: futures::Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin,
 {
+    let message = message_where(socket, |message| !message["result"][member].is_null()).await;
+    message["result"][member].clone()
+}
+
+/// Reads on until such a message.
+async fn message_where<S>(socket: &mut S, is_it: impl Fn(&Value) -> bool) -> Value
+where
+    S: futures::Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin,
+{
     loop {
         let message = socket.next().await.expect("the browser answers").unwrap();
-        let message: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
-        if !message["result"][member].is_null() {
-            return message["result"][member].clone();
+        let message = serde_json::from_str(message.to_text().unwrap()).unwrap();
+        if is_it(&message) {
+            return message;
         }
     }
 }
