@@ -11,9 +11,7 @@ use futures::{
     StreamExt as _,
     stream::{self, BoxStream, SelectAll},
 };
-use ifmesh_transport::{
-    Clock, DownReason, PeerKeys, PeerTrust, SharedRandom, TransportEvent, awaited, give_way,
-};
+use ifmesh_transport::{Clock, DownReason, PeerKeys, PeerTrust, SharedRandom, TransportEvent, awaited};
 use ifmsg::{AgentId, PublicKey};
 use rand_core::Rng as _;
 use tokio::{
@@ -166,15 +164,9 @@ impl Hub {
         // Outlive each turn, which for a sample alone costs less than to make them anew.
         let mut tick = pin!(sleep_until(Instant::now()));
         let mut closing = pin!(awaited(&mut closing, |closing| closing));
-        // What comes is looked at first when this task is woken, and then everything else, however much there is to come.
-        let mut others = false;
         loop {
             tokio::select! {
                 biased;
-                input = sources.next(), if !others => {
-                    self.on_input(&engine, &mut sources, input).await;
-                    others = true;
-                }
                 _ = &mut closing => break,
                 () = &mut tick => {
                     let now = Instant::now();
@@ -189,7 +181,7 @@ impl Hub {
                     self.on_over(&engine, &peer, local, reason);
                 },
                 Some(_) = self.outs.join_next() => {}
-                () = std::future::ready(()), if others => others = false,
+                input = sources.next() => self.on_input(&engine, &sources, input),
             }
         }
         let unsent = self.close(&engine, &mut sources).await;
@@ -224,7 +216,7 @@ impl Hub {
                         tick_at = Instant::now() + TICK;
                         self.tick(engine, Instant::now());
                     }
-                    input = sources.next() => self.on_input(engine, sources, input).await,
+                    input = sources.next() => self.on_input(engine, sources, input),
                 }
             }
         };
@@ -242,14 +234,12 @@ impl Hub {
         unsent
     }
 
-    async fn on_input(&mut self, engine: &Engine, sources: &mut Sources, input: Input) {
+    fn on_input(&mut self, engine: &Engine, sources: &Sources, input: Input) {
         match input {
             Input::Presence(Some((writer, presence))) => self.on_presence(engine, writer, presence),
             Input::Presence(None) => count(&self.common.board.counters.unread),
             Input::Sample(way, sample) => {
                 self.on_sample(engine, way, sample);
-                // Whoever waited for it goes first: looking whether there is more can wait until its answer has left.
-                give_way().await;
                 // What else is there, without the cost of waiting for each sample, but not so much that nothing else gets its
                 // turn.
                 let reader = &sources.readers[way as usize];
