@@ -17,7 +17,7 @@
 //! `cargo bench -p ifmesh-transport-dds` compares it with bare `rustdds` on samples of the same type, size and QoS, at 300 B, in one run
 //! and turn by turn. A program that sends bare samples must acknowledge what it takes, and sign what it sends: bursts of bare samples
 //! are acknowledged by the receiving program, and round trips are measured beside the sum of a bare round trip and what two signatures
-//! and two strict verifications by `ed25519-dalek` take in it. Ten runs on a virtual machine with two cores, medians and the range:
+//! and two strict verifications by `ed25519-dalek` take in it. Twelve runs on a virtual machine with two cores, medians and the range:
 //!
 //! | | |
 //! |---|---|
@@ -27,8 +27,8 @@
 //!
 //! | round trips, by who shares a core | `rustdds` | signing and verifying | a session |
 //! |---|---|---|---|
-//! | the programs on one core, `rustdds` on the other | 82 us | 124 us | 34 us (31 to 36) *less* than the sum |
-//! | as it comes | 85 us | 125 us | 4 us (0 to 13) more than the sum |
+//! | the programs on one core, `rustdds` on the other | 82 us | 124 us | 33 us (25 to 36) *less* than the sum |
+//! | as it comes | 85 us | 125 us | 3 us more than the sum (5 less to 13 more) |
 //! | each agent on a core of its own | 84 us | 125 us | 12 us (6 to 15) more than the sum |
 //!
 //! A session costs less than the sum where caches are warm, since keys that sign often are verified by a table: with nothing in between
