@@ -21,16 +21,14 @@ pub struct FlightSize;
 /// Signs messages, all of them with one signature. A busy sender passes what has queued up, an idle one a single message.
 pub fn sign_flight(
     identity: &Identity,
-    mut messages: Vec<UnsignedMessage>,
+    messages: Vec<UnsignedMessage>,
 ) -> Result<Vec<SignedMessage>, FlightSize> {
     if !(1..=MAX_FLIGHT).contains(&messages.len()) {
         return Err(FlightSize);
     }
     if messages.len() == 1 {
-        return Ok(messages
-            .drain(..)
-            .map(|alone| SignedMessage::sign(identity, alone))
-            .collect());
+        let alone = |message| SignedMessage::sign(identity, message);
+        return Ok(messages.into_iter().map(alone).collect());
     }
     let leaves: Box<[MessageDigest]> = messages.iter().map(UnsignedMessage::digest).collect();
     let proof = Arc::new(Proof {

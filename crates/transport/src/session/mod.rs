@@ -38,11 +38,13 @@ mod tests;
 
 use std::{
     collections::BTreeSet,
+    future::poll_fn,
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -67,7 +69,7 @@ pub use metrics::{PeerStatus, SessionMetrics};
 pub use outcome::{NotAcknowledged, Outcome, Receipt, Refusal, SubmitError};
 pub use rtt::RoundTrip;
 
-use crate::{Clock, IfTransport, Lane, PeerKeys, PeerTrust, SendError, TransportEvent, give_way};
+use crate::{Clock, IfTransport, Lane, PeerKeys, PeerTrust, SendError, TransportEvent};
 use inbox::InboxItem;
 use machine::{Departure, Machine};
 
@@ -410,6 +412,19 @@ impl Shared {
         self.changed
             .send_modify(|version| *version = version.wrapping_add(1));
     }
+}
+
+/// Lets tasks that were woken before run before this one goes on. Unlike [`tokio::task::yield_now`] without a look at the network.
+async fn give_way() {
+    let mut given = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// How far a peer's streams were taken.
