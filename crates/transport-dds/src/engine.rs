@@ -1,4 +1,4 @@
-//! The one place that speaks to `rustdds`: a participant, its topics, readers and writers.
+//! What an agent has in DDS: topics, readers and writers, in a participant (`participant.rs`). The two are all that speaks to `rustdds`.
 //!
 //! What was learnt about the library, and where it is dealt with:
 //! - A reader's cache holds 64 samples by default, throws unread ones away and has acknowledged them: `RESOURCES`, and links
@@ -9,30 +9,29 @@
 //! - A writer with a deadline of 5 ms repairs losses quickly.
 //! - A reliable writer with a reader keeps every sample until a timer of 6 s: neither history nor resource limits make it drop one
 //!   before. So what is written is paced (`sending.rs`).
+//! - Endpoints made at once can make the library stand still for ever: one at a time (`participant.rs`).
 //! - The library never removes what it knows about a topic: a few hundred bytes for each life of a peer.
 
 use std::{
-    net::{IpAddr, UdpSocket},
     pin::Pin,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
-    thread,
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use ifmsg::AgentId;
-use rustdds::{
-    DomainParticipant, DomainParticipantBuilder, DomainParticipantStatusEvent,
-    DomainParticipantStatusListener, Publisher, QosPolicies, QosPolicyBuilder, RTPSEntity as _,
-    StatusEvented as _, Subscriber, Topic, TopicKind, no_key, policy, with_key,
-};
-use tokio::{sync::oneshot, time::timeout};
+use rustdds::{QosPolicies, QosPolicyBuilder, RTPSEntity as _, TopicKind, no_key, policy, with_key};
+use tokio::time::timeout;
 
 use crate::{
-    config::{DdsConfig, Durability, History, Interfaces, Profile, Reliability},
+    config::{DdsConfig, Durability, History, Profile, Reliability},
     error::StartError,
+    participant::Participant,
     record::lasting_samples,
     statement::Guid,
     wire::{
@@ -50,14 +49,11 @@ const PRESENCE_SAMPLES: i32 = 8_192;
 
 /// A participant and what it always has. Its drop returns at once; the library's threads end in the background.
 pub(crate) struct Engine {
-    publisher: Publisher,
-    /// Keeps the readers' side alive.
-    _subscriber: Subscriber,
     config: DdsConfig,
     presence: with_key::DataWriter<Presence, PresenceCdr>,
     broadcast: FrameWriter,
     record: FrameWriter,
-    participant: Closing,
+    participant: Arc<Participant>,
 }
 
 /// What comes in.
@@ -69,60 +65,35 @@ pub(crate) struct Inputs {
 }
 
 impl Engine {
-    /// Makes a participant. Blocks for as long as the library takes.
-    pub(crate) fn open(config: &DdsConfig, agent: &AgentId, life: u64) -> Result<(Self, Inputs), StartError> {
-        config.check()?;
-        let mut builder = DomainParticipantBuilder::new(config.domain);
-        if let Interfaces::Only(addresses) = &config.interfaces {
-            for address in addresses {
-                is_ours(*address)?;
-            }
-            builder = builder.with_only_networks(addresses.iter().copied());
-        }
-        let failed = |reason: String| {
-            let first = 7400 + 250 * u32::from(config.domain);
-            StartError::Participant {
-                domain: config.domain,
-                reason,
-                first,
-                last: first + 249,
-            }
-        };
-        let participant = builder.build().map_err(|error| failed(error.to_string()))?;
-        let participant = Closing(Some((participant.status_listener(), participant)));
-        let made = participant.get().map(|participant| {
-            make(participant, config, agent, life).map_err(|error| failed(error.to_string()))
-        });
-        let (made, inputs) = made.unwrap_or_else(|| Err(failed("it is closed".to_owned())))?;
-        let engine = Self {
-            publisher: made.publisher,
-            _subscriber: made.subscriber,
-            config: config.clone(),
-            presence: made.presence,
-            broadcast: made.broadcast,
-            record: made.record,
-            participant,
-        };
-        Ok((engine, inputs))
+    /// Makes a participant, which takes up to a second. Cancel safe: what nobody waits for any more ends.
+    pub(crate) async fn open(
+        config: &DdsConfig,
+        agent: &AgentId,
+        life: u64,
+    ) -> Result<(Self, Inputs), StartError> {
+        let participant = Participant::join(config).await?;
+        make(participant, config, agent, life)
+            .await
+            .map_err(|error| StartError::participant(config.domain, &error))
     }
 
-    /// Writers into the inbox of one life of a peer.
-    pub(crate) fn writers(&self, peer: &AgentId, life: u64) -> Result<Writers, String> {
-        let Some(participant) = self.participant.get() else {
-            return Err("the participant is closed".to_owned());
-        };
-        let writer = |lane: &str, profile: &str| -> Result<FrameWriter, String> {
-            let profile = self.config.profile(profile).map_err(|error| error.to_string())?;
-            let qos = writer_qos(profile, WRITER_SAMPLES);
-            let topic = frame_topic(participant, inbox_topic(peer, life, lane));
-            let topic = topic.map_err(|error| error.to_string())?;
-            let writer = self.publisher.create_datawriter_no_key(&topic, Some(qos));
-            writer.map(FrameWriter).map_err(|error| error.to_string())
-        };
-        Ok(Writers {
-            reliable: writer("reliable", &self.config.topics.reliable)?,
-            best_effort: writer("best_effort", &self.config.topics.best_effort)?,
-        })
+    /// Writers into the inbox of one life of a peer. The engine must not be closed before this ends or is dropped.
+    pub(crate) fn writers(
+        &self,
+        peer: &AgentId,
+        life: u64,
+    ) -> impl Future<Output = Result<Writers, Failure>> + Send + 'static {
+        let (participant, config, peer) = (Arc::clone(&self.participant), self.config.clone(), peer.clone());
+        async move {
+            let writer = async |lane: &str, profile: &str| {
+                let qos = writer_qos(config.profile(profile)?, WRITER_SAMPLES);
+                frame_writer(&participant, inbox_topic(&peer, life, lane), qos).await
+            };
+            Ok(Writers {
+                reliable: writer("reliable", &config.topics.reliable).await?,
+                best_effort: writer("best_effort", &config.topics.best_effort).await?,
+            })
+        }
     }
 
     /// Says that this agent is there. Never waits; what does not fit is said again later.
@@ -152,23 +123,12 @@ impl Engine {
 
     /// How many participants were found since the last call.
     pub(crate) fn newly_found(&self) -> u64 {
-        let mut found = 0;
-        let Some((status, _)) = &self.participant.0 else {
-            return 0;
-        };
-        while let Some(event) = status.try_recv_status() {
-            if matches!(event, DomainParticipantStatusEvent::ParticipantDiscovered { .. }) {
-                found += 1;
-            }
-        }
-        found
+        self.participant.newly_found()
     }
 
     /// The participant's number on this machine.
     pub(crate) fn participant_id(&self) -> u16 {
-        self.participant
-            .get()
-            .map_or(0, DomainParticipant::participant_id)
+        self.participant.number()
     }
 
     /// Ends everything, and waits until the library's threads have ended.
@@ -177,112 +137,63 @@ impl Engine {
             presence,
             broadcast,
             record,
-            mut participant,
+            participant,
             ..
         } = self;
         // Before the participant, or the library calls it an error.
         drop((presence, broadcast, record));
-        let (ended, wait) = oneshot::channel();
-        let thread = participant.end(Some(ended));
-        let _ = wait.await;
-        // It has nothing left to do.
-        if let Some(thread) = thread {
-            let _ = thread.join();
+        if let Some(participant) = Arc::into_inner(participant) {
+            participant.close().await;
         }
     }
 }
 
-/// A participant whose threads are joined elsewhere: that takes up to a second.
-struct Closing(Option<(DomainParticipantStatusListener, DomainParticipant)>);
+/// What the library said, or the configuration.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-impl Closing {
-    fn get(&self) -> Option<&DomainParticipant> {
-        self.0.as_ref().map(|(_, participant)| participant)
-    }
-
-    fn end(&mut self, told: Option<oneshot::Sender<()>>) -> Option<thread::JoinHandle<()>> {
-        let participant = self.0.take()?;
-        let thread = thread::Builder::new().name("dds-close".to_owned());
-        let spawned = thread.spawn(move || {
-            drop(participant);
-            if let Some(told) = told {
-                let _ = told.send(());
-            }
-        });
-        spawned
-            .inspect_err(|error| tracing::warn!(%error, "no thread to close a DDS participant in"))
-            .ok()
-    }
-}
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        drop(self.end(None));
-    }
-}
-
-struct Made {
-    publisher: Publisher,
-    subscriber: Subscriber,
-    presence: with_key::DataWriter<Presence, PresenceCdr>,
-    broadcast: FrameWriter,
-    record: FrameWriter,
-}
-
-fn make(
-    participant: &DomainParticipant,
+async fn make(
+    participant: Participant,
     config: &DdsConfig,
     agent: &AgentId,
     life: u64,
-) -> Result<(Made, Inputs), Box<dyn std::error::Error + Send + Sync>> {
-    let none = QosPolicyBuilder::new().build();
-    let publisher = participant.create_publisher(&none)?;
-    let subscriber = participant.create_subscriber(&none)?;
+) -> Result<(Engine, Inputs), Failure> {
     let topics = &config.topics;
 
-    let inbox =
-        |lane: &str, profile: &str| -> Result<FrameReader, Box<dyn std::error::Error + Send + Sync>> {
-            let qos = reader_qos(config.profile(profile)?);
-            let topic = frame_topic(participant, inbox_topic(agent, life, lane))?;
-            Ok(FrameReader::new(
-                subscriber.create_simple_datareader_no_key(&topic, Some(qos))?,
-            ))
-        };
-    let reliable = inbox("reliable", &topics.reliable)?;
-    let best_effort = inbox("best_effort", &topics.best_effort)?;
-
-    let bus = |profile: &str| -> Result<(Topic, FrameWriter), Box<dyn std::error::Error + Send + Sync>> {
-        let samples = i32::try_from(lasting_samples(config))?;
-        let qos = writer_qos(config.profile(profile)?, samples);
-        let topic = frame_topic(participant, bus_topic(profile))?;
-        let writer = publisher.create_datawriter_no_key(&topic, Some(qos))?;
-        Ok((topic, FrameWriter(writer)))
+    let inbox = async |lane: &str, profile: &str| {
+        let qos = reader_qos(config.profile(profile)?);
+        frame_reader(&participant, inbox_topic(agent, life, lane), qos).await
     };
-    let (broadcast_topic, broadcast_writer) = bus(&topics.broadcast)?;
-    let (_, record) = bus(&topics.record)?;
+    let reliable = inbox("reliable", &topics.reliable).await?;
+    let best_effort = inbox("best_effort", &topics.best_effort).await?;
+
+    let lasting = i32::try_from(lasting_samples(config))?;
+    let bus = async |profile: &str| {
+        let qos = writer_qos(config.profile(profile)?, lasting);
+        frame_writer(&participant, bus_topic(profile), qos).await
+    };
+    let broadcast_writer = bus(&topics.broadcast).await?;
+    let record = bus(&topics.record).await?;
     let qos = reader_qos(config.profile(&topics.broadcast)?);
-    let broadcast =
-        FrameReader::new(subscriber.create_simple_datareader_no_key(&broadcast_topic, Some(qos))?);
+    let broadcast = frame_reader(&participant, bus_topic(&topics.broadcast), qos).await?;
 
     // Last: whoever hears of us finds everything else in place.
     let mut profile = *config.profile(&topics.presence)?;
     profile.history = History::KeepLast(1);
+    let topic = participant.topic(PRESENCE_TOPIC.to_owned(), PRESENCE_TYPE, TopicKind::WithKey)?;
+    let qos = reader_qos(&profile);
+    let heard = participant
+        .reader(|subscriber| subscriber.create_datareader::<Heard, PresenceCdr>(&topic, Some(qos)))
+        .await?;
     let qos = writer_qos(&profile, PRESENCE_SAMPLES);
-    let topic = participant.create_topic(
-        PRESENCE_TOPIC.to_owned(),
-        PRESENCE_TYPE.to_owned(),
-        &none,
-        TopicKind::WithKey,
-    )?;
-    let reader_qos = reader_qos(&profile);
-    let heard = subscriber.create_datareader::<Heard, PresenceCdr>(&topic, Some(reader_qos))?;
-    let presence = publisher.create_datawriter(&topic, Some(qos))?;
-    let made = Made {
-        publisher,
-        subscriber,
+    let presence = participant
+        .writer(|publisher| publisher.create_datawriter(&topic, Some(qos)))
+        .await?;
+    let engine = Engine {
+        config: config.clone(),
         presence,
         broadcast: broadcast_writer,
         record,
+        participant: Arc::new(participant),
     };
     let inputs = Inputs {
         presence: PresenceStream(Box::pin(heard.async_sample_stream())),
@@ -290,21 +201,31 @@ fn make(
         best_effort,
         broadcast,
     };
-    Ok((made, inputs))
+    Ok((engine, inputs))
 }
 
-/// Whether an interface of this machine has the address.
-fn is_ours(address: IpAddr) -> Result<(), StartError> {
-    match UdpSocket::bind((address, 0)) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(StartError::Interface { address }),
-    }
+async fn frame_writer(
+    participant: &Participant,
+    topic: String,
+    qos: QosPolicies,
+) -> Result<FrameWriter, Failure> {
+    let topic = participant.topic(topic, FRAME_TYPE, TopicKind::NoKey)?;
+    let writer = participant
+        .writer(|publisher| publisher.create_datawriter_no_key(&topic, Some(qos)))
+        .await?;
+    Ok(FrameWriter(writer))
 }
 
-/// Without QoS of its own: a topic's would be asked of the other side's endpoints as well, a writer's deadline for one.
-fn frame_topic(participant: &DomainParticipant, name: String) -> rustdds::dds::result::CreateResult<Topic> {
-    let none = QosPolicies::qos_none();
-    participant.create_topic(name, FRAME_TYPE.to_owned(), &none, TopicKind::NoKey)
+async fn frame_reader(
+    participant: &Participant,
+    topic: String,
+    qos: QosPolicies,
+) -> Result<FrameReader, Failure> {
+    let topic = participant.topic(topic, FRAME_TYPE, TopicKind::NoKey)?;
+    let reader = participant
+        .reader(|subscriber| subscriber.create_simple_datareader_no_key(&topic, Some(qos)))
+        .await?;
+    Ok(FrameReader::new(reader))
 }
 
 fn writer_qos(profile: &Profile, samples: i32) -> QosPolicies {

@@ -30,3 +30,15 @@ pub enum StartError {
         last: u32,
     },
 }
+
+impl StartError {
+    pub(crate) fn participant(domain: u16, reason: &impl std::fmt::Display) -> Self {
+        let first = 7400 + 250 * u32::from(domain);
+        Self::Participant {
+            domain,
+            reason: reason.to_string(),
+            first,
+            last: first + 249,
+        }
+    }
+}

@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     board::count,
     config::DdsConfig,
-    engine::{Engine, FrameReader, Inputs, Writers},
+    engine::{Engine, Failure, FrameReader, Inputs, Writers},
     link::{Common, Link, until},
     meter::Meter,
     record::Record,
@@ -78,6 +78,8 @@ pub(crate) struct Hub {
     meter: Meter,
     record: Record,
     refusals: HashMap<(String, &'static str), Instant>,
+    /// Writers into the inbox of this life of a peer, while they are made.
+    opening: JoinSet<(AgentId, u64, Result<Writers, Failure>)>,
     ins: JoinSet<(AgentId, u64, DownReason)>,
     outs: JoinSet<u64>,
     attempts: u32,
@@ -96,6 +98,11 @@ struct Peer {
 }
 
 enum State {
+    /// Its writers are being made.
+    Opening {
+        /// The peer's hello, if it came first.
+        hello: Option<Hello>,
+    },
     Greeting(Greeting),
     Up {
         link: Arc<Link>,
@@ -140,6 +147,7 @@ impl Hub {
             meter: Meter::new(Instant::now()),
             record: Record::new(&config, Instant::now()),
             refusals: HashMap::new(),
+            opening: JoinSet::new(),
             ins: JoinSet::new(),
             outs: JoinSet::new(),
             attempts: 0,
@@ -177,6 +185,9 @@ impl Hub {
                         engine.announce(&self.presence);
                     }
                 }
+                Some(opened) = self.opening.join_next() => if let Ok((peer, life, writers)) = opened {
+                    self.on_opened(&engine, &peer, life, writers);
+                },
                 Some(over) = self.ins.join_next() => if let Ok((peer, local, reason)) = over {
                     self.on_over(&engine, &peer, local, reason);
                 },
@@ -186,6 +197,7 @@ impl Hub {
         }
         let unsent = self.close(&engine, &mut sources).await;
         // Its endpoints, before the participant.
+        self.opening.shutdown().await;
         drop(sources);
         self.peers.clear();
         self.common.board.clear();
@@ -345,7 +357,7 @@ impl Hub {
                 known.state = State::Ending;
             }
             if !matches!(known.state, State::Ending) {
-                self.greet(engine, &agent, now);
+                self.greet(engine, &agent, None);
             }
             return;
         }
@@ -360,7 +372,7 @@ impl Hub {
             state: State::Gone,
         };
         self.peers.insert(agent.clone(), peer);
-        self.greet(engine, &agent, now);
+        self.greet(engine, &agent, None);
     }
 
     /// Whether there is room for one more peer, if need be in the place of one that is gone.
@@ -381,31 +393,52 @@ impl Hub {
     }
 
     /// Begins to greet a peer, with endpoints of its own: what an earlier link left in theirs ends with them.
-    fn greet(&mut self, engine: &Engine, id: &AgentId, now: Instant) {
+    fn greet(&mut self, engine: &Engine, id: &AgentId, hello: Option<Hello>) {
         let Some(peer) = self.peers.get_mut(id) else {
             return;
         };
-        let writers = match engine.writers(id, peer.presence.life) {
+        let opening = matches!(peer.state, State::Opening { .. });
+        peer.state = State::Opening { hello };
+        if opening {
+            // For an earlier life, which will be noticed.
+            return;
+        }
+        let (peer, life) = (id.clone(), peer.presence.life);
+        let writers = engine.writers(&peer, life);
+        self.opening.spawn(async move { (peer, life, writers.await) });
+        self.common.board.connecting(id, self.clock.now());
+    }
+
+    /// Writers into the inbox of a life of a peer were made, or not.
+    fn on_opened(&mut self, engine: &Engine, id: &AgentId, life: u64, writers: Result<Writers, Failure>) {
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
+        let State::Opening { hello } = &mut peer.state else {
+            return;
+        };
+        let hello = hello.take();
+        peer.state = State::Gone;
+        if peer.presence.life != life {
+            return self.greet(engine, id, hello);
+        }
+        let writers = match writers {
             Ok(writers) => writers,
-            Err(error) => {
-                tracing::warn!(peer = %id, error, "no DDS writers for a peer");
-                peer.state = State::Gone;
-                return;
-            }
+            Err(error) => return tracing::warn!(peer = %id, %error, "no DDS writers for a peer"),
         };
         self.attempts += 1;
         let mut random = [0; 4];
         self.random.fill_bytes(&mut random);
         let local = u64::from(self.attempts) << 32 | u64::from(u32::from_be_bytes(random));
+        let now = Instant::now();
         peer.state = State::Greeting(Greeting {
             writers: Arc::new(writers),
             local,
-            hello: None,
+            hello,
             next: now,
             pause: HELLO_MIN,
             since: now,
         });
-        self.common.board.connecting(id, self.clock.now());
     }
 
     fn on_sample(&mut self, engine: &Engine, way: Way, sample: Option<(Guid, Frame)>) {
@@ -500,6 +533,9 @@ impl Hub {
                         .hello
                         .as_ref()
                         .is_some_and(|known| hello.link < known.link),
+                    State::Opening { hello: known } => {
+                        known.as_ref().is_some_and(|known| hello.link < known.link)
+                    }
                     State::Ending | State::Gone => false,
                 };
                 if !expected || stale {
@@ -579,8 +615,9 @@ impl Hub {
                     );
                 }
             }
+            State::Opening { hello: known } => *known = Some(hello),
             State::Ending => {}
-            State::Gone => self.greet(engine, id, now),
+            State::Gone => self.greet(engine, id, Some(hello)),
         }
     }
 
@@ -659,7 +696,7 @@ impl Hub {
         }
         peer.state = State::Gone;
         if reason != DownReason::PeerClosed {
-            self.greet(engine, id, Instant::now());
+            self.greet(engine, id, None);
         }
     }
 
@@ -694,7 +731,7 @@ impl Hub {
                         link.give_up_lost(now);
                     }
                 }
-                State::Greeting(_) | State::Ending | State::Gone => {}
+                State::Opening { .. } | State::Greeting(_) | State::Ending | State::Gone => {}
             }
         }
         for id in forgotten {

@@ -84,6 +84,7 @@ mod error;
 mod hub;
 mod link;
 mod meter;
+mod participant;
 mod queues;
 mod record;
 mod sending;

@@ -1,7 +1,6 @@
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering},
-    thread,
 };
 
 use async_trait::async_trait;
@@ -12,10 +11,7 @@ use ifmesh_transport::{
 };
 use ifmsg::{AgentId, Destination};
 use rand_core::{CryptoRng, Rng as _};
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-};
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     board::{Board, count},
@@ -85,7 +81,7 @@ impl DdsTransport {
         random.fill_bytes(&mut life);
         let life = u64::from_be_bytes(life);
 
-        let (engine, inputs) = open(config.clone(), agent.agent.clone(), life).await?;
+        let (engine, inputs) = Engine::open(&config, &agent.agent, life).await?;
         let DdsAgent {
             agent,
             identity,
@@ -194,30 +190,6 @@ impl DdsTransport {
 
 /// Broadcasts on their way to the bus.
 const BUS_QUEUE: usize = 256;
-
-/// Makes a participant in a thread of its own, since that blocks.
-async fn open(config: DdsConfig, agent: AgentId, life: u64) -> Result<(Engine, engine::Inputs), StartError> {
-    let (opened, wait) = oneshot::channel();
-    let domain = config.domain;
-    let failed = |reason: String| {
-        let first = 7400 + 250 * u32::from(domain);
-        StartError::Participant {
-            domain,
-            reason,
-            first,
-            last: first + 249,
-        }
-    };
-    // What nobody waits for any more is dropped there, which closes it.
-    let thread = thread::Builder::new()
-        .name("dds-open".to_owned())
-        .spawn(move || drop(opened.send(Engine::open(&config, &agent, life))))
-        .map_err(|error| failed(error.to_string()))?;
-    let opened = wait.await;
-    // It has nothing left to do.
-    let _ = thread.join();
-    opened.unwrap_or_else(|_| Err(failed("its thread ended".to_owned())))
-}
 
 #[async_trait]
 impl IfTransport for DdsTransport {

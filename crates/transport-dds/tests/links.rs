@@ -204,10 +204,11 @@ async fn nothing_leaves_by_another_interface() {
     assert!(sent(&processes) > before, "no packets by eth0");
 }
 
-/// Without multicast only the first twelve would find each other. Falsified by one of fourteen that is not found.
+/// Without multicast only the first twelve would find each other; and where so many are found at once, endpoints that are made side by
+/// side leave the library standing still. Falsified by one that is not found.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn more_than_twelve_agents_on_one_machine() {
-    const AGENTS: usize = 14;
+    const AGENTS: usize = 18;
     let mut processes = Processes::new(1);
     let mut agents = Vec::new();
     for number in 0..AGENTS {
@@ -222,7 +223,7 @@ async fn more_than_twelve_agents_on_one_machine() {
         }
     }
     let (first, last) = (&agents[0], &agents[AGENTS - 1]);
-    send(&**first, "agent-13", "hello").await;
+    send(&**first, "agent-17", "hello").await;
     receives(&**last, "agent-00", "hello").await;
 }
 
