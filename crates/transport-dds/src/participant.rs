@@ -16,8 +16,8 @@ use std::{
 use futures::StreamExt as _;
 use rustdds::{
     DomainParticipant, DomainParticipantBuilder, DomainParticipantStatusEvent,
-    DomainParticipantStatusListener, GUID, Publisher, QosPolicies, RTPSEntity, StatusEvented as _, Subscriber,
-    Topic, TopicKind,
+    DomainParticipantStatusListener, GUID, Publisher, QosPolicies, RTPSEntity, StatusEvented as _,
+    Subscriber, Topic, TopicKind,
     dds::{CreateError, CreateResult},
 };
 use tokio::{
@@ -82,7 +82,10 @@ impl Participant {
 
     /// The participant's number on this machine.
     pub(crate) fn number(&self) -> u16 {
-        self.library.0.as_ref().map_or(0, DomainParticipant::participant_id)
+        self.library
+            .0
+            .as_ref()
+            .map_or(0, DomainParticipant::participant_id)
     }
 
     /// Without QoS of its own: a topic's would be asked of the other side's endpoints as well, a writer's deadline for one.
