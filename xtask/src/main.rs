@@ -158,7 +158,14 @@ fn docs(_: &[String]) -> Result<()> {
 fn test(arguments: &[String]) -> Result<()> {
     need_networks()?;
     let python = foreign::install()?;
-    cargo(["test", "--workspace", "--all-features"])
+    let some = |argument: &String| argument == "-p" || argument.starts_with("--package");
+    let which = if arguments.iter().any(some) {
+        &[][..]
+    } else {
+        &["--workspace"]
+    };
+    cargo(["test", "--all-features"])
+        .args(which)
         .args(arguments)
         .env(foreign::VARIABLE, python)
         .run_and_count_tests()

@@ -10,7 +10,12 @@ use bytes::Bytes;
 
 use crate::{
     AgentId, Destination, Header, KeyId, MessageDigest, Place, PublicKey, ReplayGuard, SignedMessage,
-    Timestamp, TrustError, TrustStore, UnverifiedFlight, Verdict, codec::DecodeError, key::PreparedKeys,
+    Timestamp, TrustError, TrustStore, UnverifiedFlight, Verdict,
+    canonical::Limits,
+    codec::DecodeError,
+    flight::{Proof, Sealed},
+    key::PreparedKeys,
+    message::Content,
     trust::Resolved,
 };
 
@@ -477,26 +482,68 @@ fn rejection(
 /// The latest admitted messages, so that an equivocation can be proved with both.
 #[derive(Debug, Default)]
 struct History {
-    messages: VecDeque<VerifiedMessage>,
+    messages: VecDeque<Remembered>,
     bytes: usize,
     /// The latest equivocations that were reported, so that their replay is neither verified nor reported again.
     lies: VecDeque<MessageDigest>,
 }
 
+/// A message that was admitted, without what was read out of it: that is several times as much, and can be read again.
+#[derive(Debug)]
+struct Remembered {
+    place: Place,
+    body: Bytes,
+    index: usize,
+    proof: Arc<Proof>,
+    key: Arc<PublicKey>,
+}
+
+impl Remembered {
+    fn of(message: &VerifiedMessage) -> Self {
+        let SignedMessage { sealed, key } = &message.0;
+        Self {
+            place: place(message.header()),
+            body: sealed.content.body.clone(),
+            index: sealed.index,
+            proof: Arc::clone(&sealed.proof),
+            key: Arc::clone(key),
+        }
+    }
+
+    fn restore(&self) -> Option<VerifiedMessage> {
+        // It was read within the bounds of its time.
+        let limits = Limits {
+            max_bytes: self.body.len(),
+            max_depth: Limits::DEEPEST,
+            max_members: u32::MAX,
+            max_values: u32::MAX,
+        };
+        let content = Content::read(self.body.clone(), &limits).ok()?;
+        Some(VerifiedMessage(SignedMessage {
+            sealed: Sealed {
+                content: Arc::new(content),
+                index: self.index,
+                proof: Arc::clone(&self.proof),
+            },
+            key: Arc::clone(&self.key),
+        }))
+    }
+}
+
 impl History {
     fn push(&mut self, message: &VerifiedMessage) {
-        let size = |message: &VerifiedMessage| -> usize { Bytes::len(message.0.body()) };
+        let size = message.0.body().len();
         // One that is too long is not worth all others.
-        if size(message) > HISTORY_BYTES {
+        if size > HISTORY_BYTES {
             return;
         }
-        self.bytes += size(message);
-        self.messages.push_back(message.clone());
+        self.bytes += size;
+        self.messages.push_back(Remembered::of(message));
         while self.bytes > HISTORY_BYTES || self.messages.len() > HISTORY_LEN {
             let Some(oldest) = self.messages.pop_front() else {
                 break;
             };
-            self.bytes -= size(&oldest);
+            self.bytes -= oldest.body.len();
         }
     }
 
@@ -512,7 +559,7 @@ impl History {
     }
 
     fn find(&self, key: &PublicKey, at: Place) -> Option<VerifiedMessage> {
-        let same = |message: &&VerifiedMessage| message.0.key() == key && place(message.header()) == at;
-        self.messages.iter().rev().find(same).cloned()
+        let same = |message: &&Remembered| message.place == at && *message.key == *key;
+        self.messages.iter().rev().find(same)?.restore()
     }
 }

@@ -4,6 +4,7 @@
     dead_code,
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     reason = "shared by all tests; each uses a part"
 )]
 
@@ -68,7 +69,8 @@ pub(crate) struct Net {
 
 impl Net {
     pub(crate) fn new(hosts: usize) -> Self {
-        let network = Network::new().unwrap();
+        // What is missing, and how to install it.
+        let network = Network::new().unwrap_or_else(|error| panic!("{error}"));
         let lan = network.lan().unwrap();
         let hosts = (0..hosts).map(|number| {
             let host = network.host(&format!("host-{number}")).unwrap();
