@@ -17,26 +17,30 @@
 //! `cargo bench -p ifmesh-transport-dds` compares it with bare `rustdds` on samples of the same type, size and QoS, at 300 B, in one run
 //! and turn by turn. A program that sends bare samples must acknowledge what it takes, and sign what it sends: bursts of bare samples
 //! are acknowledged by the receiving program, and round trips are measured beside the sum of a bare round trip and what two signatures
-//! and two strict verifications by `ed25519-dalek` take in it. Twelve runs on a virtual machine with two cores, medians and the range:
+//! and two strict verifications by `ed25519-dalek` take in it. On a virtual machine with two cores, medians of several runs and
+//! their range, which is wide: it depends on what else the host of such a machine does.
 //!
-//! | | |
+//! | seven runs | |
 //! |---|---|
-//! | `rustdds`, samples a second | 188,000 (161,000 to 193,000) |
-//! | this transport, unsigned frames | 0.92 of that (0.87 to 1.04) |
-//! | a session over it: signed and acknowledged messages, about 50 under one signature | 1.03 of that (1.00 to 1.19) |
+//! | `rustdds`, samples a second | 166,000 (149,000 to 185,000) |
+//! | this transport, unsigned frames | 0.89 of that (0.70 to 1.10) |
+//! | a session over it: signed and acknowledged messages, about 50 under one signature | 0.91 of that (0.77 to 1.27) |
 //!
-//! | round trips, by who shares a core | `rustdds` | signing and verifying | a session |
+//! | round trips, by who shares a core; eight runs while the host was quiet | `rustdds` | signing and verifying | a session |
 //! |---|---|---|---|
-//! | the programs on one core, `rustdds` on the other | 82 us | 124 us | 33 us (25 to 36) *less* than the sum |
-//! | as it comes | 85 us | 125 us | 3 us more than the sum (5 less to 13 more) |
-//! | each agent on a core of its own | 84 us | 125 us | 12 us (6 to 15) more than the sum |
+//! | the programs on one core, `rustdds` on the other | 83 us | 124 us | 27 us (21 to 29) *less* than the sum |
+//! | as it comes | 85 us | 125 us | 10 us more than the sum (13 less to 22 more) |
+//! | each agent on a core of its own | 85 us | 125 us | 14 us (11 to 20) more than the sum |
 //!
-//! A session costs less than the sum where caches are warm, since keys that sign often are verified by a table: with nothing in between
-//! (`cargo bench -p ifmesh-transport`) a round trip of two sessions takes 0.74 to 0.85 of two signatures and verifications by the
-//! library. Where the core of a program is also that of its `rustdds`, between two messages it does other things, its caches forget, and
-//! a session has more to remember than a program that numbers nothing, checks no repetition and reads no JSON: that program itself
-//! takes 4 to 8 us less than the sum there, and 25 us less on a core of its own. Measured, and without an effect beyond 3 us:
-//! another allocator, larger and smaller tables, a shorter history of messages, another order of the tasks.
+//! While the host was busy, signing and all else took up to a third longer, and a session up to 60 us more than the sum.
+//!
+//! A session saves about 19 us of each verification, since keys that sign often are verified by a table, and spends about as much on
+//! what a program that only signs and verifies does not do: 4 us to read a message, 3 us to check that it is no repetition and to put it
+//! in order, 4 us to number and write the answer, and 7 us to pass both from task to task. All of that is less than half where caches
+//! are warm: with nothing in between (`cargo bench -p ifmesh-transport`) a round trip of two sessions takes 0.74 to 0.85 of two
+//! signatures and verifications by the library on a quiet host. Where the core of a program is also that of its `rustdds`, each finds
+//! the caches full of the other's, and `rustdds` itself takes 5 us longer for each sample. Measured, and without an effect beyond 3 us:
+//! another allocator, larger and smaller tables, tables fetched ahead, a shorter history of messages, another order of the tasks.
 //!
 //! **Memory.** A reliable writer of `rustdds` drops what was acknowledged only every 6 s, whatever its QoS says. What it holds until then
 //! is bounded by what it is given: [`DdsLimits::kept_bytes`], 512 MiB for each peer, of which an eighth may be sent at once, and as
