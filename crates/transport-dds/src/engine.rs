@@ -182,11 +182,15 @@ async fn make(
     let topic = participant.topic(PRESENCE_TOPIC.to_owned(), PRESENCE_TYPE, TopicKind::WithKey)?;
     let qos = reader_qos(&profile);
     let heard = participant
-        .reader(|subscriber| subscriber.create_datareader::<Heard, PresenceCdr>(&topic, Some(qos)))
+        .reader(&topic, |subscriber, topic| {
+            subscriber.create_datareader::<Heard, PresenceCdr>(topic, Some(qos))
+        })
         .await?;
     let qos = writer_qos(&profile, PRESENCE_SAMPLES);
     let presence = participant
-        .writer(|publisher| publisher.create_datawriter(&topic, Some(qos)))
+        .writer(&topic, |publisher, topic| {
+            publisher.create_datawriter(topic, Some(qos))
+        })
         .await?;
     let engine = Engine {
         config: config.clone(),
@@ -211,7 +215,9 @@ async fn frame_writer(
 ) -> Result<FrameWriter, Failure> {
     let topic = participant.topic(topic, FRAME_TYPE, TopicKind::NoKey)?;
     let writer = participant
-        .writer(|publisher| publisher.create_datawriter_no_key(&topic, Some(qos)))
+        .writer(&topic, |publisher, topic| {
+            publisher.create_datawriter_no_key(topic, Some(qos))
+        })
         .await?;
     Ok(FrameWriter(writer))
 }
@@ -223,7 +229,9 @@ async fn frame_reader(
 ) -> Result<FrameReader, Failure> {
     let topic = participant.topic(topic, FRAME_TYPE, TopicKind::NoKey)?;
     let reader = participant
-        .reader(|subscriber| subscriber.create_simple_datareader_no_key(&topic, Some(qos)))
+        .reader(&topic, |subscriber, topic| {
+            subscriber.create_simple_datareader_no_key(topic, Some(qos))
+        })
         .await?;
     Ok(FrameReader::new(reader))
 }

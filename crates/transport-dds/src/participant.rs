@@ -3,10 +3,13 @@
 //! The library's two threads and a caller can wait for each other for ever (0.15.1). Its discovery thread tells the event loop of
 //! all readers of a new writer's topic, through a queue of 32, and holds its database for reading meanwhile. The event loop may
 //! have to read that database before it takes the next thing from the queue, and a `RwLock` lets nobody read while somebody waits
-//! to write: as whoever makes the next endpoint does. So nobody makes one before the library is done with the last. Its discovery
-//! thread has heard of it from itself by then, and reports that as an event.
+//! to write: as whoever makes the next endpoint does. So nobody makes one before the library is done with the last. There is no call that
+//! says so, but there are events: that the new endpoint was matched with all that were known on its topic before, or that the discovery
+//! thread has heard of it from itself, which happens only where the interface has multicast. An endpoint on a topic where nobody is
+//! known gives the discovery thread nothing to tell, so it hardly waits.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, UdpSocket},
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -17,7 +20,7 @@ use futures::StreamExt as _;
 use rustdds::{
     DomainParticipant, DomainParticipantBuilder, DomainParticipantStatusEvent,
     DomainParticipantStatusListener, GUID, Publisher, QosPolicies, RTPSEntity, StatusEvented as _,
-    Subscriber, Topic, TopicKind,
+    Subscriber, Topic, TopicDescription as _, TopicKind,
     dds::{CreateError, CreateResult},
 };
 use tokio::{
@@ -30,8 +33,11 @@ use crate::{
     error::StartError,
 };
 
-/// The library drops events when more than 2,048 wait, so one may never come. It takes a few milliseconds otherwise.
-const SETTLES_WITHIN: Duration = Duration::from_secs(20);
+/// How long to wait for the events of an endpoint whose topic is in use, which takes a few milliseconds where not every core is
+/// busy. The library drops events when more than 2,048 wait, so some may never come.
+const SETTLES_WITHIN: Duration = Duration::from_secs(5);
+/// The same where nobody is known on the topic: what is found meanwhile is little.
+const SETTLES_ALONE_WITHIN: Duration = Duration::from_millis(20);
 
 /// Ends when it is dropped, in the background.
 pub(crate) struct Participant {
@@ -90,47 +96,78 @@ impl Participant {
 
     /// Without QoS of its own: a topic's would be asked of the other side's endpoints as well, a writer's deadline for one.
     pub(crate) fn topic(&self, name: String, type_name: &str, kind: TopicKind) -> CreateResult<Topic> {
-        let Some(participant) = &self.library.0 else {
-            return Err(CreateError::ResourceDropped {
-                reason: "the participant".to_owned(),
-            });
-        };
-        participant.create_topic(name, type_name.to_owned(), &QosPolicies::qos_none(), kind)
+        self.participant()?
+            .create_topic(name, type_name.to_owned(), &QosPolicies::qos_none(), kind)
     }
 
     /// Makes a writer and waits until the next endpoint may be made. A call that is dropped may let the next one be made too early.
     pub(crate) async fn writer<W: RTPSEntity>(
         &self,
-        make: impl FnOnce(&Publisher) -> CreateResult<W>,
+        topic: &Topic,
+        make: impl FnOnce(&Publisher, &Topic) -> CreateResult<W>,
     ) -> CreateResult<W> {
-        self.endpoint(|| make(&self.publisher)).await
+        let events = self.events.lock().await;
+        let readers = self.participant()?.discovered_readers();
+        let known = readers
+            .iter()
+            .filter(|reader| *reader.subscription_topic_data.topic_name() == topic.name())
+            .map(|reader| reader.reader_proxy.remote_reader_guid)
+            .collect();
+        let writer = make(&self.publisher, topic)?;
+        self.settled(&events, writer.guid(), known).await;
+        Ok(writer)
     }
 
     /// As [`writer`](Self::writer), a reader.
     pub(crate) async fn reader<R: RTPSEntity>(
         &self,
-        make: impl FnOnce(&Subscriber) -> CreateResult<R>,
+        topic: &Topic,
+        make: impl FnOnce(&Subscriber, &Topic) -> CreateResult<R>,
     ) -> CreateResult<R> {
-        self.endpoint(|| make(&self.subscriber)).await
+        let events = self.events.lock().await;
+        let writers = self.participant()?.discovered_writers();
+        let known = writers
+            .iter()
+            .filter(|writer| *writer.publication_topic_data.topic_name() == topic.name())
+            .map(|writer| writer.writer_proxy.remote_writer_guid)
+            .collect();
+        let reader = make(&self.subscriber, topic)?;
+        self.settled(&events, reader.guid(), known).await;
+        Ok(reader)
     }
 
-    async fn endpoint<E: RTPSEntity>(&self, make: impl FnOnce() -> CreateResult<E>) -> CreateResult<E> {
-        let events = self.events.lock().await;
-        let endpoint = make()?;
-        let guid = endpoint.guid();
+    fn participant(&self) -> CreateResult<&DomainParticipant> {
+        self.library
+            .0
+            .as_ref()
+            .ok_or_else(|| CreateError::ResourceDropped {
+                reason: "the participant".to_owned(),
+            })
+    }
+
+    /// Waits until the library is done with a new endpoint, on whose topic these were known before.
+    async fn settled(&self, events: &DomainParticipantStatusListener, new: GUID, mut known: BTreeSet<GUID>) {
+        known.retain(|endpoint| endpoint.prefix != new.prefix);
+        let alone = known.is_empty();
+        let most = if alone {
+            SETTLES_ALONE_WITHIN
+        } else {
+            SETTLES_WITHIN
+        };
         let settled = async {
             let mut events = events.as_async_status_stream();
             while let Some(event) = events.next().await {
                 self.note(&event);
-                if tells_of(&event, guid) {
+                let judged = judged(&event, new);
+                known.retain(|other| judged != Some(*other) && !is_lost(*other, &event));
+                if judged == Some(new) || !alone && known.is_empty() {
                     break;
                 }
             }
         };
-        if timeout(SETTLES_WITHIN, settled).await.is_err() {
+        if timeout(most, settled).await.is_err() && !alone {
             tracing::warn!("the DDS library has not told of an endpoint of ours; going on all the same");
         }
-        Ok(endpoint)
     }
 
     /// How many participants were found since the last call.
@@ -171,10 +208,41 @@ impl Participant {
     }
 }
 
-fn tells_of(event: &DomainParticipantStatusEvent, guid: GUID) -> bool {
+/// The other endpoint that the library compared a new one with, or itself, if it heard of it.
+fn judged(event: &DomainParticipantStatusEvent, new: GUID) -> Option<GUID> {
+    use DomainParticipantStatusEvent as Event;
+    let (ours, other) = match event {
+        Event::WriterDetected { writer } => (writer.guid, writer.guid),
+        Event::ReaderDetected { reader } => (reader.guid, reader.guid),
+        Event::RemoteReaderMatched {
+            local_writer,
+            remote_reader,
+        }
+        | Event::RemoteReaderQosIncompatible {
+            local_writer,
+            remote_reader,
+            ..
+        } => (*local_writer, *remote_reader),
+        Event::RemoteWriterMatched {
+            local_reader,
+            remote_writer,
+        }
+        | Event::RemoteWriterQosIncompatible {
+            local_reader,
+            remote_writer,
+            ..
+        } => (*local_reader, *remote_writer),
+        _ => return None,
+    };
+    (ours == new).then_some(other)
+}
+
+/// Whether it tells that an endpoint is gone.
+fn is_lost(endpoint: GUID, event: &DomainParticipantStatusEvent) -> bool {
+    use DomainParticipantStatusEvent as Event;
     match event {
-        DomainParticipantStatusEvent::WriterDetected { writer } => writer.guid == guid,
-        DomainParticipantStatusEvent::ReaderDetected { reader } => reader.guid == guid,
+        Event::ReaderLost { guid, .. } | Event::WriterLost { guid, .. } => *guid == endpoint,
+        Event::ParticipantLost { id, .. } => *id == endpoint.prefix,
         _ => false,
     }
 }
