@@ -511,14 +511,7 @@ impl Remembered {
     }
 
     fn restore(&self) -> Option<VerifiedMessage> {
-        // It was read within the bounds of its time.
-        let limits = Limits {
-            max_bytes: self.body.len(),
-            max_depth: Limits::DEEPEST,
-            max_members: u32::MAX,
-            max_values: u32::MAX,
-        };
-        let content = Content::read(self.body.clone(), &limits).ok()?;
+        let content = Content::read(self.body.clone(), &Limits::SCANNED).ok()?;
         Some(VerifiedMessage(SignedMessage {
             sealed: Sealed {
                 content: Arc::new(content),

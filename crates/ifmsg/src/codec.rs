@@ -393,14 +393,8 @@ fn write_json(message: &Sealed, key: &PublicKey) -> Vec<u8> {
 /// The canonical array of the names of a canonical object's members.
 fn signed_fields(body: &[u8]) -> Vec<u8> {
     let mut out = vec![b'['];
-    let unlimited = Limits {
-        max_bytes: usize::MAX,
-        max_depth: u16::MAX,
-        max_members: u32::MAX,
-        max_values: u32::MAX,
-    };
-    // The body was scanned before, so this cannot fail.
-    let _: Result<(), CanonicalError> = canonical::scan_object(body, &unlimited, |member| {
+    // It cannot fail again.
+    let _: Result<(), CanonicalError> = canonical::scan_object(body, &Limits::SCANNED, |member| {
         push_name(&mut out, &member.name);
         Ok(())
     });

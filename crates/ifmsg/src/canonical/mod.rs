@@ -91,6 +91,14 @@ impl Limits {
     /// No document nests deeper than this, whatever `max_depth` says: depth is paid for in stack.
     pub const DEEPEST: u16 = 256;
 
+    /// For what was scanned before, under limits that held.
+    pub(crate) const SCANNED: Self = Self {
+        max_bytes: usize::MAX,
+        max_depth: Self::DEEPEST,
+        max_members: u32::MAX,
+        max_values: u32::MAX,
+    };
+
     /// `max_depth`, held to what the stack is good for.
     const fn depth(&self) -> u16 {
         if self.max_depth < Self::DEEPEST {
