@@ -158,14 +158,10 @@ fn docs(_: &[String]) -> Result<()> {
 fn test(arguments: &[String]) -> Result<()> {
     need_networks()?;
     let python = foreign::install()?;
-    let some = |argument: &String| argument == "-p" || argument.starts_with("--package");
-    let which = if arguments.iter().any(some) {
-        &[][..]
-    } else {
-        &["--workspace"]
-    };
+    let names_package = |argument: &String| argument.starts_with("-p") || argument.starts_with("--package");
+    let everything = !arguments.iter().any(names_package);
     cargo(["test", "--all-features"])
-        .args(which)
+        .args(everything.then_some("--workspace"))
         .args(arguments)
         .env(foreign::VARIABLE, python)
         .run_and_count_tests()
