@@ -1,7 +1,7 @@
 //! What an agent has in DDS: topics, readers and writers, in a participant (`participant.rs`). The two are all that speaks to `rustdds`.
 //!
 //! What was learnt about the library, and where it is dealt with:
-//! - A reader's cache holds 64 samples by default, throws unread ones away and has acknowledged them: `RESOURCES`, and links
+//! - A reader's cache holds 64 samples by default, throws unread ones away and has acknowledged them: `READER_SAMPLES`, and links
 //!   that count their samples (`link.rs`).
 //! - A reader that stops acknowledging blocks a reliable writer: one inbox topic for each *life* of each agent, so that the
 //!   dead stall nobody but themselves, and a time limit around each write.

@@ -406,7 +406,6 @@ impl Hub {
         let (peer, life) = (id.clone(), peer.presence.life);
         let writers = engine.writers(&peer, life);
         self.opening.spawn(async move { (peer, life, writers.await) });
-        self.common.board.connecting(id, self.clock.now());
     }
 
     /// Writers into the inbox of a life of a peer were made, or not.
@@ -439,6 +438,7 @@ impl Hub {
             pause: HELLO_MIN,
             since: now,
         });
+        self.common.board.connecting(id, self.clock.now());
     }
 
     fn on_sample(&mut self, engine: &Engine, way: Way, sample: Option<(Guid, Frame)>) {

@@ -106,16 +106,13 @@ impl Participant {
         topic: &Topic,
         make: impl FnOnce(&Publisher, &Topic) -> CreateResult<W>,
     ) -> CreateResult<W> {
-        let events = self.events.lock().await;
-        let readers = self.participant()?.discovered_readers();
-        let known = readers
-            .iter()
-            .filter(|reader| *reader.subscription_topic_data.topic_name() == topic.name())
-            .map(|reader| reader.reader_proxy.remote_reader_guid)
-            .collect();
-        let writer = make(&self.publisher, topic)?;
-        self.settled(&events, writer.guid(), known).await;
-        Ok(writer)
+        let known = |participant: &DomainParticipant, name: &str| {
+            let readers = participant.discovered_readers().into_iter();
+            let here = readers.filter(|reader| reader.subscription_topic_data.topic_name() == name);
+            here.map(|reader| reader.reader_proxy.remote_reader_guid)
+                .collect()
+        };
+        self.endpoint(topic, known, || make(&self.publisher, topic)).await
     }
 
     /// As [`writer`](Self::writer), a reader.
@@ -124,16 +121,28 @@ impl Participant {
         topic: &Topic,
         make: impl FnOnce(&Subscriber, &Topic) -> CreateResult<R>,
     ) -> CreateResult<R> {
+        let known = |participant: &DomainParticipant, name: &str| {
+            let writers = participant.discovered_writers().into_iter();
+            let here = writers.filter(|writer| writer.publication_topic_data.topic_name() == name);
+            here.map(|writer| writer.writer_proxy.remote_writer_guid)
+                .collect()
+        };
+        self.endpoint(topic, known, || make(&self.subscriber, topic))
+            .await
+    }
+
+    /// `known`: those on the topic that it may be matched with.
+    async fn endpoint<E: RTPSEntity>(
+        &self,
+        topic: &Topic,
+        known: impl FnOnce(&DomainParticipant, &str) -> BTreeSet<GUID>,
+        make: impl FnOnce() -> CreateResult<E>,
+    ) -> CreateResult<E> {
         let events = self.events.lock().await;
-        let writers = self.participant()?.discovered_writers();
-        let known = writers
-            .iter()
-            .filter(|writer| *writer.publication_topic_data.topic_name() == topic.name())
-            .map(|writer| writer.writer_proxy.remote_writer_guid)
-            .collect();
-        let reader = make(&self.subscriber, topic)?;
-        self.settled(&events, reader.guid(), known).await;
-        Ok(reader)
+        let known = known(self.participant()?, &topic.name());
+        let endpoint = make()?;
+        self.settled(&events, endpoint.guid(), known).await;
+        Ok(endpoint)
     }
 
     fn participant(&self) -> CreateResult<&DomainParticipant> {

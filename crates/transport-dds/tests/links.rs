@@ -210,19 +210,11 @@ async fn nothing_leaves_by_another_interface() {
 async fn more_than_twelve_agents_on_one_machine() {
     const AGENTS: usize = 18;
     let mut processes = Processes::new(1);
-    let mut agents = Vec::new();
-    for number in 0..AGENTS {
-        agents.push(processes.start(0, &format!("agent-{number:02}"), 1).await);
-    }
-    for transport in [&agents[0], &agents[AGENTS - 1]] {
-        let mut found = 0;
-        while found < AGENTS - 1 {
-            if let TransportEvent::LinkUp { .. } = event(&**transport).await {
-                found += 1;
-            }
-        }
-    }
+    let agents = start_many(&mut processes, AGENTS).await;
     let (first, last) = (&agents[0], &agents[AGENTS - 1]);
+    for transport in [first, last] {
+        links_come_up(transport, AGENTS - 1).await;
+    }
     send(&**first, "agent-17", "hello").await;
     receives(&**last, "agent-00", "hello").await;
 }
@@ -236,16 +228,24 @@ async fn loopback_needs_no_multicast() {
     let mut ip = processes.net.hosts[0].command("ip");
     let off = ip.args(["link", "set", "dev", "lo", "multicast", "off"]).status();
     assert!(off.unwrap().success());
+    for transport in &start_many(&mut processes, AGENTS).await {
+        links_come_up(transport, AGENTS - 1).await;
+    }
+}
+
+async fn start_many(processes: &mut Processes, many: usize) -> Vec<Arc<DdsTransport>> {
     let mut agents = Vec::new();
-    for number in 0..AGENTS {
+    for number in 0..many {
         agents.push(processes.start(0, &format!("agent-{number:02}"), 1).await);
     }
-    for transport in &agents {
-        let mut found = 0;
-        while found < AGENTS - 1 {
-            if let TransportEvent::LinkUp { .. } = event(&**transport).await {
-                found += 1;
-            }
+    agents
+}
+
+async fn links_come_up(transport: &DdsTransport, many: usize) {
+    let mut found = 0;
+    while found < many {
+        if let TransportEvent::LinkUp { .. } = event(transport).await {
+            found += 1;
         }
     }
 }
